@@ -1,0 +1,2 @@
+//! The `idtoken-operator` binary.
+fn main() {}
