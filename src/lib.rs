@@ -1,1 +1,6 @@
 //! idtoken-operator.
+pub mod api;
+pub mod clock;
+pub mod plan;
+pub mod token;
+pub mod verify;

@@ -1,0 +1,131 @@
+//! What to do about a binding now. A pure function of what is wanted, what was seen, and the time.
+
+use jiff::Timestamp;
+
+use super::{
+    Attempts, Problem,
+    refresh::refresh_at,
+    secret::{Observed, Record, conflict},
+    validate::{Source, Wanted},
+};
+use crate::api::Reason;
+
+/// What was seen.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// `metadata.uid` of the binding.
+    pub uid: String,
+    /// What stands under the Secret's name.
+    pub secret: Observed,
+    /// Whether a grant allows it.
+    pub granted: Result<(), Problem>,
+    /// What was tried before and failed.
+    pub attempts: Option<Attempts>,
+    /// The source gave the same token again: not to be asked before this time.
+    pub ask_again: Option<Timestamp>,
+    /// The Secret was taken away or changed by somebody else again and again: not to be restored before this time.
+    pub restore_not_before: Option<Timestamp>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing at all: the binding is suspended.
+    Rest,
+    /// Nothing until the given time: the token is good.
+    Keep {
+        /// When to ask for the next one.
+        next: Timestamp,
+    },
+    /// Nothing until the given time: it failed before.
+    Wait {
+        /// What failed.
+        problem: Problem,
+        /// When to try again; `None`: when an object changes.
+        until: Option<Timestamp>,
+    },
+    /// No token: it must not or can't be.
+    Refuse(Problem),
+    /// Get a token and publish it.
+    Mint {
+        /// The Secret was ours and is gone or changed.
+        restores: bool,
+    },
+}
+
+/// Decides.
+#[must_use]
+pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
+    if wanted.suspend {
+        return Decision::Rest;
+    }
+    if let Observed::Foreign { owner } = &facts.secret {
+        return Decision::Refuse(conflict(&wanted.secret.name, owner));
+    }
+    if let Err(problem) = &facts.granted {
+        return Decision::Refuse(problem.clone());
+    }
+    let current = facts.secret.current(&wanted.spec_hash, now);
+    if let Some(record) = current {
+        let planned = refresh_at(record.life, wanted.refresh_percent, &facts.uid);
+        let next = facts.ask_again.map_or(planned, |again| again.max(planned));
+        if now < next && is_handled(wanted, record) {
+            return Decision::Keep { next };
+        }
+    }
+    if let Some(attempts) = facts.attempts.as_ref().filter(|a| a.spec_hash == attempt_key(wanted) && now < a.not_before) {
+        return Decision::Wait { problem: attempts.problem.clone(), until: Some(attempts.not_before) };
+    }
+    let restores = matches!(&facts.secret, Observed::Ours(ours) if !ours.intact);
+    match facts.restore_not_before.filter(|t| current.is_none() && now < *t) {
+        Some(until) => Decision::Wait { problem: fought_over(&wanted.secret.name, until), until: Some(until) },
+        None => Decision::Mint { restores },
+    }
+}
+
+/// What tells two tries apart: another spec or another forced refresh is tried at once.
+#[must_use]
+pub fn attempt_key(wanted: &Wanted) -> String {
+    format!("{}/{}", wanted.spec_hash, wanted.refresh_requested.as_deref().unwrap_or_default())
+}
+
+/// Refuses to impersonate the operator's own account: Google discourages it (GF 2.2), and a grant for that account would
+/// be the operator itself by another name.
+pub fn refuse_self(source: &Source, operator: &str) -> Result<(), Problem> {
+    let Source::Impersonation { service_account, delegates } = source else { return Ok(()) };
+    let itself = |email: &str| email.eq_ignore_ascii_case(operator);
+    if itself(service_account.as_str()) || delegates.iter().any(|d| itself(d.as_str())) {
+        return Err(Problem::on_change(
+            Reason::SelfImpersonation,
+            format!(
+                "{operator} is the operator's own identity and is not impersonated; use source metadataServer with a grant \
+                 for identity operator, or another service account"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a token that was just minted is to be written over `current`: not when it is the same or an older one, unless
+/// the user asked for a refresh, which is then marked as handled.
+#[must_use]
+pub fn is_worth_writing(current: Option<&Record>, minted: &Record) -> bool {
+    current.is_none_or(|c| {
+        minted.life.expires > c.life.expires
+            || (minted.life.expires == c.life.expires && minted.refresh_handled != c.refresh_handled)
+    })
+}
+
+fn is_handled(wanted: &Wanted, record: &Record) -> bool {
+    wanted.refresh_requested.is_none() || wanted.refresh_requested == record.refresh_handled
+}
+
+fn fought_over(name: &str, until: Timestamp) -> Problem {
+    Problem::transient(
+        Reason::SecretConflict,
+        format!("Secret {name} is deleted or changed by somebody else again and again; it is restored at {until}"),
+    )
+}
+
+#[cfg(test)]
+mod tests;

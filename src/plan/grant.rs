@@ -1,0 +1,130 @@
+//! May this binding use the operator's identity? Deny by default; only a matching grant says yes.
+
+pub mod pattern;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use self::pattern::{AudiencePattern, IdentityPattern};
+use super::{Problem, validate::Wanted};
+use crate::api::{
+    IdTokenGrant, Reason,
+    grant::{Namespaces, TokenKind},
+};
+
+/// What a binding wants to do with the operator's identity.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Namespace of the binding.
+    pub namespace: &'a str,
+    /// Labels of that namespace.
+    pub namespace_labels: &'a BTreeMap<String, String>,
+    /// `operator` or the e-mail address of the final service account.
+    pub identity: &'a str,
+    /// The audience of the token.
+    pub audience: &'a str,
+    /// What is made.
+    pub kind: TokenKind,
+    /// Whether a delegation chain leads to the identity.
+    pub chained: bool,
+}
+
+/// Answers `Ok` when one of `grants` allows what `wanted` asks for in `namespace`, else `NotGranted` with the grant that
+/// is missing, ready to paste.
+pub fn authorise<'g>(
+    grants: impl IntoIterator<Item = &'g IdTokenGrant>,
+    namespace: &str,
+    namespace_labels: &BTreeMap<String, String>,
+    wanted: &Wanted,
+) -> Result<(), Problem> {
+    let request = Request {
+        namespace,
+        namespace_labels,
+        identity: wanted.source.granted_identity(),
+        audience: wanted.audience.as_str(),
+        kind: wanted.source.kind(),
+        chained: wanted.source.is_chained(),
+    };
+    if grants.into_iter().any(|grant| allows(grant, request)) {
+        return Ok(());
+    }
+    let mut problem = Problem::on_change(Reason::NotGranted, missing(request));
+    problem.message.truncate(MESSAGE_LIMIT);
+    Err(problem)
+}
+
+/// Whether `grant` allows `request`. A grant that is being deleted allows nothing.
+#[must_use]
+pub fn allows(grant: &IdTokenGrant, request: Request<'_>) -> bool {
+    let spec = &grant.spec;
+    let all = spec.namespaces.all == Some(true);
+    let single_exact = spec.identities.len() == 1 && !spec.identities[0].contains('*');
+    grant.metadata.deletion_timestamp.is_none()
+        && spec.kinds.contains(&request.kind)
+        && (spec.delegates || !request.chained)
+        && selects(&spec.namespaces, request.namespace, request.namespace_labels)
+        && spec.identities.iter().any(|i| match IdentityPattern::parse(i) {
+            Some(IdentityPattern::Any) => all,
+            Some(pattern) => pattern.matches(request.identity),
+            None => false,
+        })
+        && spec.audiences.iter().any(|a| match AudiencePattern::parse(a) {
+            Some(AudiencePattern::Any) => all || single_exact,
+            Some(pattern) => pattern.matches(request.audience),
+            None => false,
+        })
+}
+
+/// The message for a request that no grant allows, with the smallest grant that would.
+fn missing(request: Request<'_>) -> String {
+    let Request { namespace, identity, audience, .. } = request;
+    let mut grant = format!(
+        "no IdTokenGrant lets namespace {namespace} use identity {identity} for audience {audience}; an administrator can allow it with:\n\
+         apiVersion: idtoken.dev/v1alpha1\nkind: IdTokenGrant\nmetadata:\n  name: {namespace}\nspec:\n  namespaces:\n    names: [{namespace}]\n  \
+         identities: [\"{identity}\"]\n  audiences: [{audience}]\n",
+        audience = serde_json::Value::from(audience),
+    );
+    if request.chained {
+        grant.push_str("  delegates: true\n");
+    }
+    if request.kind == TokenKind::SignedJwt {
+        grant.push_str("  kinds: [SignedJwt]\n");
+    }
+    grant
+}
+
+fn selects(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    match namespaces {
+        Namespaces { names: Some(names), selector: None, all: None } => names.iter().any(|n| n == name),
+        Namespaces { names: None, selector: Some(selector), all: None } => selector_matches(selector, labels),
+        Namespaces { names: None, selector: None, all: Some(true) } => true,
+        _ => false,
+    }
+}
+
+/// Kubernetes' own meaning of a label selector, except that an empty one selects nothing.
+fn selector_matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    let exact = selector.match_labels.iter().flatten();
+    let expressions = selector.match_expressions.iter().flatten();
+    let is_empty = exact.clone().next().is_none() && expressions.clone().next().is_none();
+    !is_empty
+        && exact.into_iter().all(|(key, value)| labels.get(key) == Some(value))
+        && expressions.into_iter().all(|e| {
+            let value = labels.get(&e.key);
+            let listed = value.is_some_and(|v| e.values.iter().flatten().any(|x| x == v));
+            match e.operator.as_str() {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// Kubernetes allows 32,768 characters in a condition's message; a reader wants far fewer.
+const MESSAGE_LIMIT: usize = 4096;
+
+#[cfg(test)]
+mod tests;

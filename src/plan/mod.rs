@@ -1,0 +1,74 @@
+//! Decisions, pure: no runtime, no client, no environment, no clock. Time is an argument.
+//!
+//! ```text
+//! binding ──validate──▶ Wanted ─┐
+//! grants, namespace ──grant─────┼──decide──▶ Decision ──(the controller acts)──▶ Outcome ──status──▶ conditions
+//! Secret's metadata ──secret────┘
+//! ```
+
+pub mod decide;
+pub mod grant;
+pub mod refresh;
+pub mod secret;
+pub mod status;
+pub mod validate;
+
+use jiff::Timestamp;
+
+use crate::api::Reason;
+
+/// Why there is no (new) token, in a form fit for status, events and metrics: it never holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The documented reason.
+    pub reason: Reason,
+    /// What was attempted, what was seen, and the mend.
+    pub message: String,
+    /// When trying again makes sense.
+    pub retry: Retry,
+}
+
+/// When trying again makes sense after a [`Problem`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Soon, with exponential back-off; not before the given number of seconds where the source said so
+    /// (`Retry-After`).
+    Transient {
+        /// Seconds that the source asked for.
+        retry_after: Option<u64>,
+    },
+    /// Slowly: IAM and accounts change without an event.
+    Slowly,
+    /// Only when one of the objects changes: their watch wakes the binding.
+    OnChange,
+}
+
+impl Problem {
+    /// A problem that passes by itself.
+    pub fn transient(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), retry: Retry::Transient { retry_after: None } }
+    }
+
+    /// A problem that somebody must mend outside Kubernetes.
+    pub fn slow(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), retry: Retry::Slowly }
+    }
+
+    /// A problem that only a change of a watched object mends.
+    pub fn on_change(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), retry: Retry::OnChange }
+    }
+}
+
+/// What was tried for a binding and failed; kept in memory between visits, and lost without harm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempts {
+    /// Failures in a row.
+    pub failures: u32,
+    /// Not to be tried again before this time.
+    pub not_before: Timestamp,
+    /// Hash of the spec that was tried: another spec is tried at once.
+    pub spec_hash: String,
+    /// What came of the last try.
+    pub problem: Problem,
+}

@@ -1,0 +1,228 @@
+//! What happened → conditions. And: is the status worth a write, and the change worth an event?
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::{Problem, secret::Record};
+use crate::api::{ConditionType, IdTokenBindingStatus, Reason, condition::Stall};
+
+/// What is known of a binding after a visit.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// `metadata.generation` that was worked on.
+    pub generation: Option<i64>,
+    /// Name of the source that is set.
+    pub source: &'a str,
+    /// Name of the Secret; empty where the spec is too broken to tell.
+    pub secret_name: &'a str,
+    /// `metadata.resourceVersion` of our Secret.
+    pub secret_resource_version: Option<&'a str>,
+    /// What our Secret holds.
+    pub record: Option<&'a Record>,
+    /// Whether that is a verified, unexpired token for this spec.
+    pub is_good: bool,
+    /// What went wrong.
+    pub problem: Option<&'a Problem>,
+    /// Whether the binding rests.
+    pub suspended: bool,
+    /// When the source is asked next.
+    pub next_refresh: Option<Timestamp>,
+}
+
+/// A Kubernetes Event worth sending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Warning, else Normal.
+    pub is_warning: bool,
+    /// Why.
+    pub reason: Reason,
+    /// In words.
+    pub note: String,
+}
+
+/// The status after a visit that found `report`. `lastTransitionTime` moves only with a condition's status.
+#[must_use]
+pub fn next(previous: &IdTokenBindingStatus, report: Report<'_>, now: Timestamp) -> IdTokenBindingStatus {
+    let mut conditions = previous.conditions.clone();
+    let generation = report.generation;
+    let mut set = |type_: ConditionType, verdict: Verdict| set_condition(&mut conditions, type_, verdict, generation, now);
+    set(ConditionType::Ready, ready(report));
+    set(ConditionType::Degraded, degraded(report));
+    let verdict = stalled(report, failing_since(&conditions), now);
+    set_condition(&mut conditions, ConditionType::Stalled, verdict, generation, now);
+    let text = |t: &str| Some(t.to_owned()).filter(|t| !t.is_empty());
+    IdTokenBindingStatus {
+        observed_generation: report.generation,
+        conditions,
+        source: text(report.source),
+        secret_name: text(report.secret_name),
+        secret_resource_version: report.secret_resource_version.map(str::to_owned),
+        identity: report.record.and_then(|r| r.identity.clone()),
+        issuer: report.record.map(|r| r.issuer.clone()),
+        issue_time: report.record.map(|r| r.life.issued),
+        expiration_time: report.record.map(|r| r.life.expires),
+        next_refresh_time: report.next_refresh,
+    }
+}
+
+/// Whether `next` is worth a write: always when a condition or the token changed; when only words or times of a lasting
+/// failure did, every 15 minutes.
+#[must_use]
+pub fn is_worth_writing(
+    previous: &IdTokenBindingStatus,
+    next: &IdTokenBindingStatus,
+    last_write: Option<Timestamp>,
+    now: Timestamp,
+) -> bool {
+    if previous == next {
+        return false;
+    }
+    let failing = next.conditions.iter().any(|c| c.type_ == "Degraded" && c.status == "True")
+        || next.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False");
+    !failing
+        || essence(previous) != essence(next)
+        || last_write.is_none_or(|at| now.duration_since(at) >= SignedDuration::from_mins(15))
+}
+
+/// When a lasting failure becomes `Stalled`; `None`: it doesn't, or has already.
+#[must_use]
+pub fn stalls_at(status: &IdTokenBindingStatus, problem: &Problem, now: Timestamp) -> Option<Timestamp> {
+    let since = failing_since(&status.conditions)?;
+    let at = since.saturating_add(STALL_AFTER).ok()?;
+    (problem.reason.stalls() == Some(Stall::AfterTenMinutes) && at > now).then_some(at)
+}
+
+/// The event for the step from `previous` to `next`: one when the outcome changed, none for a refresh like the last.
+#[must_use]
+pub fn event(previous: &IdTokenBindingStatus, next: &IdTokenBindingStatus, problem: Option<&Problem>) -> Option<Event> {
+    let outcome = |status: &IdTokenBindingStatus| {
+        let of = |t: &str| find(&status.conditions, t).map(|c| (c.status.clone(), c.reason.clone()));
+        (of("Ready"), of("Degraded"))
+    };
+    if outcome(previous) == outcome(next) {
+        return None;
+    }
+    match problem {
+        Some(problem) => {
+            Some(Event { is_warning: true, reason: problem.reason, note: problem.message.clone() })
+        }
+        None => {
+            let ready = find(&next.conditions, "Ready").filter(|c| c.status == "True" && c.reason == "TokenFresh")?;
+            Some(Event { is_warning: false, reason: Reason::TokenFresh, note: ready.message.clone() })
+        }
+    }
+}
+
+struct Verdict {
+    status: &'static str,
+    reason: Reason,
+    message: String,
+}
+
+fn verdict(status: &'static str, reason: Reason, message: impl Into<String>) -> Verdict {
+    Verdict { status, reason, message: message.into() }
+}
+
+fn ready(report: Report<'_>) -> Verdict {
+    match (report.record.filter(|_| report.is_good), report.problem) {
+        (Some(_), _) if report.suspended => {
+            verdict("True", Reason::Suspended, "spec.suspend is true: the token is not refreshed")
+        }
+        (None, _) if report.suspended => {
+            verdict("False", Reason::Suspended, "spec.suspend is true and there is no valid token")
+        }
+        (Some(record), _) => verdict("True", Reason::TokenFresh, fresh(report.secret_name, record)),
+        (None, Some(problem)) => verdict("False", problem.reason, problem.message.clone()),
+        (None, None) => verdict("Unknown", Reason::Pending, "the first token is being fetched"),
+    }
+}
+
+fn fresh(secret: &str, record: &Record) -> String {
+    let checked = if record.signature_checked {
+        ""
+    } else {
+        "; its signature is unknown: the issuer's keys could not be fetched, only the claims were checked"
+    };
+    format!("Secret {secret} holds a verified token{checked}")
+}
+
+fn degraded(report: Report<'_>) -> Verdict {
+    match report.problem.filter(|_| report.is_good && !report.suspended) {
+        Some(problem) => verdict("True", problem.reason, problem.message.clone()),
+        None => {
+            let Verdict { reason, .. } = ready(report);
+            verdict("False", reason, "")
+        }
+    }
+}
+
+fn stalled(report: Report<'_>, failing_since: Option<Timestamp>, now: Timestamp) -> Verdict {
+    let long = failing_since.is_some_and(|t| now.duration_since(t) >= STALL_AFTER);
+    match report.problem.filter(|_| !report.suspended) {
+        Some(problem) if problem.reason.stalls() == Some(Stall::AtOnce) && !is_passing(problem) => {
+            verdict("True", problem.reason, problem.message.clone())
+        }
+        Some(problem) if problem.reason.stalls() == Some(Stall::AfterTenMinutes) && long => {
+            verdict("True", problem.reason, problem.message.clone())
+        }
+        _ => {
+            let Verdict { reason, .. } = ready(report);
+            verdict("False", reason, "")
+        }
+    }
+}
+
+fn is_passing(problem: &Problem) -> bool {
+    matches!(problem.retry, super::Retry::Transient { .. })
+}
+
+/// Since when nothing has worked: since `Degraded` is True, or since `Ready` is False.
+fn failing_since(conditions: &[Condition]) -> Option<Timestamp> {
+    let since = |type_, status| find(conditions, type_).filter(|c| c.status == status).map(|c| c.last_transition_time.0);
+    since("Degraded", "True").or_else(|| since("Ready", "False"))
+}
+
+fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {
+    conditions.iter().find(|c| c.type_ == type_)
+}
+
+fn set_condition(
+    conditions: &mut Vec<Condition>,
+    type_: ConditionType,
+    verdict: Verdict,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let before = conditions.iter().position(|c| c.type_ == type_.as_str());
+    // The API stores whole seconds: anything finer would look like a change at the next visit.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let last_transition_time =
+        before.map(|i| &conditions[i]).filter(|c| c.status == verdict.status).map_or(Time(now), |c| c.last_transition_time.clone());
+    let condition = Condition {
+        type_: type_.as_str().to_owned(),
+        status: verdict.status.to_owned(),
+        reason: verdict.reason.as_str().to_owned(),
+        message: verdict.message,
+        observed_generation: generation,
+        last_transition_time,
+    };
+    match before {
+        Some(index) => conditions[index] = condition,
+        None => conditions.push(condition),
+    }
+}
+
+/// The status without the words and times that change at every failed try.
+fn essence(status: &IdTokenBindingStatus) -> IdTokenBindingStatus {
+    let mut status = status.clone();
+    status.next_refresh_time = None;
+    for condition in &mut status.conditions {
+        condition.message.clear();
+    }
+    status
+}
+
+const STALL_AFTER: SignedDuration = SignedDuration::from_mins(10);
+
+#[cfg(test)]
+mod tests;

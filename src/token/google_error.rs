@@ -1,0 +1,82 @@
+//! Google's refusals, reduced to HTTP code and Google's reason. Shapes: GF 1.5, 2.3 and 3.7.
+
+use serde::Deserialize;
+
+use super::{Error, http::Reply};
+
+/// Turns a reply that is no success into an error. `mend` is what usually helps against a refusal.
+pub(super) fn from_reply(action: &str, reply: &Reply, mend: &str) -> Error {
+    let action = action.to_owned();
+    let status = reply.status.as_u16();
+    let detail = match reason(&reply.body) {
+        Some(reason) => format!("HTTP {status} {reason}"),
+        None => format!("HTTP {status}"),
+    };
+    let retry_after = reply.retry_after();
+    match status {
+        429 => Error::Quota { action, detail, retry_after },
+        400..=499 => Error::Denied { action, detail, mend: mend.to_owned() },
+        _ => Error::Unavailable { action, detail, retry_after },
+    }
+}
+
+/// Google's machine-readable reason: `details[].reason` or `status` of google.rpc, or OAuth's `error`. Only words of
+/// letters, digits and underscores pass: an error's text may hold what was sent.
+fn reason(body: &[u8]) -> Option<String> {
+    let body: Body = serde_json::from_slice(body).ok()?;
+    let words = match body.error {
+        ErrorField::Oauth(code) => vec![code],
+        ErrorField::Rpc { status, details } => {
+            status.into_iter().chain(details.into_iter().filter_map(|d| d.reason)).collect()
+        }
+    };
+    let mut words: Vec<_> = words.into_iter().filter(|w| is_word(w)).collect();
+    words.dedup();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+fn is_word(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+#[derive(Deserialize)]
+struct Body {
+    error: ErrorField,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ErrorField {
+    Oauth(String),
+    Rpc {
+        status: Option<String>,
+        #[serde(default)]
+        details: Vec<Detail>,
+    },
+}
+
+#[derive(Deserialize)]
+struct Detail {
+    reason: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason;
+
+    #[test]
+    fn only_machine_readable_reasons_pass() {
+        let table = [
+            (r#"{"error":{"code":403,"message":"secret","status":"PERMISSION_DENIED","details":[{"@type":"x","reason":"IAM_PERMISSION_DENIED"}]}}"#, Some("PERMISSION_DENIED IAM_PERMISSION_DENIED")),
+            (r#"{"error":{"code":404,"message":"Not found; Gaia id not found for email x","status":"NOT_FOUND"}}"#, Some("NOT_FOUND")),
+            (r#"{"error":"invalid_grant","error_description":"audience in ID token [secret]"}"#, Some("invalid_grant")),
+            (r#"{"error":"eyJhbGciOi.eyJzdWIi.c2ln"}"#, None),
+            (r#"{"error":{"status":"a b c"}}"#, None),
+            ("Your Kubernetes service account", None),
+            ("", None),
+        ];
+        for (body, expected) in table {
+            assert_eq!(reason(body.as_bytes()).as_deref(), expected, "{body}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! One HTTP client for all of Google's endpoints: connections are reused, every call has a connect and a total time-out,
+//! bodies are bounded, and errors never hold one.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use zeroize::Zeroizing;
+
+/// The client. Cloning shares its connections.
+#[derive(Clone)]
+pub struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// A request to be sent.
+pub struct Request {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+    timeout: Duration,
+}
+
+/// An answer, whatever its status.
+pub struct Reply {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body; wiped when dropped, for it may hold a token.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// No answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Total time-out.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// Name resolution, connection or TLS.
+    #[error("connection failed: {0}")]
+    Connect(String),
+    /// The connection ended amid the answer, or the answer is no HTTP.
+    #[error("the connection broke")]
+    Broken,
+    /// The body is over its bound.
+    #[error("the answer is larger than 256 KB")]
+    TooLarge,
+    /// A header or address that can't be sent.
+    #[error("the request can't be built: {0}")]
+    Invalid(String),
+}
+
+impl Http {
+    /// Trusts the system's certificates.
+    pub fn new() -> Result<Self, rustls::Error> {
+        use rustls_platform_verifier::BuilderVerifierExt as _;
+        let tls = rustls::ClientConfig::builder().with_platform_verifier()?.with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_keepalive(Some(Duration::from_secs(30)));
+        // Plain http serves the metadata server; the flags refuse it for anything else that is not on loopback.
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .http2_keep_alive_interval(Some(Duration::from_secs(20)))
+            .build(https);
+        Ok(Self { client })
+    }
+
+    /// Sends `request` and reads the whole answer. Redirects are not followed.
+    pub async fn call(&self, request: Request) -> Result<Reply, CallError> {
+        let limit = request.timeout;
+        tokio::time::timeout(limit, self.exchange(request)).await.unwrap_or(Err(CallError::Timeout(limit)))
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Reply, CallError> {
+        let Request { method, uri, headers, body, .. } = request;
+        let mut message = http::Request::new(Full::new(body));
+        *message.method_mut() = method;
+        *message.uri_mut() = uri;
+        *message.headers_mut() = headers;
+        message.headers_mut().insert(header::USER_AGENT, USER_AGENT);
+        let answer = self.client.request(message).await.map_err(|e| {
+            if e.is_connect() { CallError::Connect(root_cause(&e)) } else { CallError::Broken }
+        })?;
+        let (parts, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|e| {
+            if e.is::<http_body_util::LengthLimitError>() { CallError::TooLarge } else { CallError::Broken }
+        })?;
+        Ok(Reply { status: parts.status, headers: parts.headers, body: Zeroizing::new(body.to_bytes().to_vec()) })
+    }
+}
+
+impl Request {
+    /// A GET with the total time-out of Google's APIs.
+    #[must_use]
+    pub fn get(uri: Uri) -> Self {
+        Self { method: Method::GET, uri, headers: HeaderMap::new(), body: Bytes::new(), timeout: TIMEOUT }
+    }
+
+    /// A POST of JSON.
+    #[must_use]
+    pub fn post_json(uri: Uri, body: &serde_json::Value) -> Self {
+        Self::post(uri, "application/json", body.to_string())
+    }
+
+    /// A POST of an already encoded form.
+    #[must_use]
+    pub fn post_form(uri: Uri, body: String) -> Self {
+        Self::post(uri, "application/x-www-form-urlencoded", body)
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// Adds `Authorization: Bearer …`, marked as sensitive.
+    pub fn bearer(self, token: &str) -> Result<Self, CallError> {
+        let mut value = HeaderValue::try_from(Zeroizing::new(format!("Bearer {token}")).as_str())
+            .map_err(|_| CallError::Invalid("the access token has characters that no header can hold".to_owned()))?;
+        value.set_sensitive(true);
+        Ok(self.header(header::AUTHORIZATION, value))
+    }
+
+    /// Sets the total time-out.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn post(uri: Uri, content_type: &'static str, body: String) -> Self {
+        let request = Self { method: Method::POST, body: Bytes::from(body), ..Self::get(uri) };
+        request.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
+    }
+}
+
+impl Reply {
+    /// `Retry-After` in seconds, where it is a number.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Http")
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({} {}, [redacted])", self.method, self.uri)
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({}, [redacted])", self.status)
+    }
+}
+
+/// The innermost error: "Connection refused" rather than "client error (Connect)".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("idtoken-operator/", env!("CARGO_PKG_VERSION")));
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// IAM Credentials' own clients allow 10 s an attempt (GF 2.4).
+const TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_BODY_BYTES: usize = 256 * 1024;

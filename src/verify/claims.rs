@@ -1,0 +1,263 @@
+//! Header and claims of an ID token, parsed strictly and checked at a given time. Pure.
+//!
+//! Sources: RFC 7515 and 7519; Google's claims: GF 1.3, 2.1 and 6.1.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+/// The largest token that is looked at, in bytes. Google's have about 1 KB.
+pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// How far ahead of our clock `iat` and `nbf` may be, in seconds.
+pub const MAX_CLOCK_SKEW_SECONDS: i64 = 60;
+
+/// The longest life that is believed, in seconds. Google's ID tokens live one hour.
+pub const MAX_LIFETIME_SECONDS: i64 = 24 * 3600;
+
+/// What a token must say to be the one that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Expectation<'a> {
+    /// Accepted forms of `iss`.
+    pub issuers: &'a [&'a str],
+    /// Under which issuer the keys are looked up.
+    pub keys_of: &'a str,
+    /// The one `aud`.
+    pub audience: &'a str,
+    /// What is demanded of `email`.
+    pub email: EmailRule<'a>,
+}
+
+/// What is demanded of `email` and `email_verified`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmailRule<'a> {
+    /// Both, verified, and this very address.
+    Exactly(&'a str),
+    /// Both, verified.
+    Verified,
+}
+
+/// A token taken apart. Nothing of it has been checked but its form and its algorithm.
+#[derive(Debug)]
+pub struct Parsed<'t> {
+    /// Header and payload as signed.
+    pub signing_input: &'t str,
+    /// The signature's bytes.
+    pub signature: Vec<u8>,
+    /// Key id.
+    pub kid: String,
+    /// The claims.
+    pub claims: Claims,
+}
+
+/// The claims that are looked at. Absent ones are found by [`check`], so that the message can name them.
+#[derive(Debug, Default, Deserialize)]
+pub struct Claims {
+    iss: Option<String>,
+    sub: Option<String>,
+    aud: Option<Audiences>,
+    exp: Option<i64>,
+    iat: Option<i64>,
+    nbf: Option<i64>,
+    email: Option<String>,
+    email_verified: Option<bool>,
+}
+
+/// A token that says what it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// `iss`, as written.
+    pub issuer: String,
+    /// `sub`.
+    pub subject: String,
+    /// `email`.
+    pub email: Option<String>,
+    /// `iat`.
+    pub issued: Timestamp,
+    /// `exp`.
+    pub expires: Timestamp,
+}
+
+/// Why a token is not published. The texts hold claims at most, never the token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// Not three strict base64url parts, too large, or not JSON objects.
+    #[error("the answer is not a JWT: {0}")]
+    Malformed(&'static str),
+    /// Another algorithm than RS256.
+    #[error("the token's algorithm is not RS256")]
+    Algorithm,
+    /// A `crit` header: extensions that must be understood and are not.
+    #[error("the token has a crit header")]
+    Critical,
+    /// No `kid`.
+    #[error("the token names no key (kid)")]
+    NoKid,
+    /// A required claim is absent.
+    #[error("the token has no claim {0}")]
+    Missing(&'static str),
+    /// Another issuer.
+    #[error("the token's issuer is {received:?}, expected {expected:?}")]
+    Issuer {
+        /// As received, shortened.
+        received: String,
+        /// The first accepted form.
+        expected: String,
+    },
+    /// Another audience, none or several.
+    #[error("the token's audience is {received:?}, expected {expected:?}")]
+    Audience {
+        /// As received, shortened.
+        received: String,
+        /// As asked for.
+        expected: String,
+    },
+    /// Another identity.
+    #[error("the token's email is {received:?}, expected {expected:?}")]
+    Email {
+        /// As received, shortened.
+        received: String,
+        /// Whom it was asked for.
+        expected: String,
+    },
+    /// `email_verified` is not true.
+    #[error("the token's email is not verified")]
+    EmailUnverified,
+    /// `exp` has passed.
+    #[error("the token expired at {0}")]
+    Expired(Timestamp),
+    /// `iat` or `nbf` is in the future.
+    #[error("the token's {0} is more than 60 s ahead of the operator's clock")]
+    NotYetValid(&'static str),
+    /// `exp - iat` is not positive, or more than a day.
+    #[error("the token's lifetime of {0} s is not between 1 s and 24 h")]
+    Lifetime(i64),
+    /// The key is known and the signature is not its own.
+    #[error("the token's signature is wrong")]
+    Signature,
+    /// The issuer publishes no such key.
+    #[error("the token is signed by a key that its issuer does not publish")]
+    UnknownKey,
+    /// The keys can't be had, and `--require-signature` is set.
+    #[error("the issuer's keys can't be fetched, and --require-signature is set")]
+    KeysUnavailable,
+}
+
+/// Takes `raw` apart.
+pub fn parse(raw: &str) -> Result<Parsed<'_>, Rejected> {
+    if raw.len() > MAX_TOKEN_BYTES {
+        return Err(Rejected::Malformed("it is larger than 16 KB"));
+    }
+    let (signing_input, signature) = raw.rsplit_once('.').ok_or(Rejected::Malformed("it has no three parts"))?;
+    let (header, payload) = signing_input.split_once('.').ok_or(Rejected::Malformed("it has no three parts"))?;
+    let header: Header = serde_json::from_slice(&decode(header)?)
+        .map_err(|_| Rejected::Malformed("its header is no JSON object of the right types"))?;
+    if header.alg != "RS256" {
+        return Err(Rejected::Algorithm);
+    }
+    if header.crit.is_some() {
+        return Err(Rejected::Critical);
+    }
+    let kid = header.kid.filter(|k| !k.is_empty() && k.len() <= 256).ok_or(Rejected::NoKid)?;
+    let claims = serde_json::from_slice(&decode(payload)?)
+        .map_err(|_| Rejected::Malformed("its payload is no JSON object with claims of the right types"))?;
+    Ok(Parsed { signing_input, signature: decode(signature)?, kid, claims })
+}
+
+/// Checks `claims` against what was asked for, at `now`.
+pub fn check(claims: &Claims, expected: &Expectation<'_>, now: Timestamp) -> Result<Verified, Rejected> {
+    let issuer = claims.iss.as_deref().ok_or(Rejected::Missing("iss"))?;
+    if !expected.issuers.contains(&issuer) {
+        let expected = expected.issuers.first().copied().unwrap_or_default().to_owned();
+        return Err(Rejected::Issuer { received: short(issuer), expected });
+    }
+    let subject = claims.sub.as_deref().filter(|s| !s.is_empty()).ok_or(Rejected::Missing("sub"))?;
+    check_audience(claims.aud.as_ref().ok_or(Rejected::Missing("aud"))?, expected.audience)?;
+    let (issued, expires) = check_times(claims, now)?;
+    check_email(claims, expected.email)?;
+    Ok(Verified {
+        issuer: issuer.to_owned(),
+        subject: subject.to_owned(),
+        email: claims.email.clone(),
+        issued,
+        expires,
+    })
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Audiences {
+    One(String),
+    Several(Vec<String>),
+}
+
+fn check_audience(received: &Audiences, expected: &str) -> Result<(), Rejected> {
+    let one = match received {
+        Audiences::One(one) => Some(one.as_str()),
+        Audiences::Several(list) => list.first().map(String::as_str).filter(|_| list.len() == 1),
+    };
+    if one == Some(expected) {
+        return Ok(());
+    }
+    let received = match received {
+        Audiences::One(one) => short(one),
+        Audiences::Several(list) => short(&list.join(", ")),
+    };
+    Err(Rejected::Audience { received, expected: expected.to_owned() })
+}
+
+fn check_times(claims: &Claims, now: Timestamp) -> Result<(Timestamp, Timestamp), Rejected> {
+    let exp = claims.exp.ok_or(Rejected::Missing("exp"))?;
+    let iat = claims.iat.ok_or(Rejected::Missing("iat"))?;
+    let time = |seconds| Timestamp::from_second(seconds).map_err(|_| Rejected::Malformed("a time is out of range"));
+    let (expires, issued) = (time(exp)?, time(iat)?);
+    let latest = now.as_second() + MAX_CLOCK_SKEW_SECONDS;
+    if expires <= now {
+        return Err(Rejected::Expired(expires));
+    }
+    if iat > latest {
+        return Err(Rejected::NotYetValid("iat"));
+    }
+    if claims.nbf.is_some_and(|nbf| nbf > latest) {
+        return Err(Rejected::NotYetValid("nbf"));
+    }
+    let life = exp.saturating_sub(iat);
+    if !(1..=MAX_LIFETIME_SECONDS).contains(&life) {
+        return Err(Rejected::Lifetime(life));
+    }
+    Ok((issued, expires))
+}
+
+fn check_email(claims: &Claims, rule: EmailRule<'_>) -> Result<(), Rejected> {
+    let email = claims.email.as_deref().filter(|e| !e.is_empty()).ok_or(Rejected::Missing("email"))?;
+    if let EmailRule::Exactly(expected) = rule
+        && email != expected
+    {
+        return Err(Rejected::Email { received: short(email), expected: expected.to_owned() });
+    }
+    match claims.email_verified {
+        Some(true) => Ok(()),
+        Some(false) => Err(Rejected::EmailUnverified),
+        None => Err(Rejected::Missing("email_verified")),
+    }
+}
+
+/// Strict: no padding, no line breaks, no stray bits.
+fn decode(part: &str) -> Result<Vec<u8>, Rejected> {
+    BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejected::Malformed("a part is no strict base64url"))
+}
+
+/// At most 200 characters of a claim, for a message.
+fn short(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests;

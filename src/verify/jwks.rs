@@ -1,0 +1,176 @@
+//! The issuers' public keys: cached as their answer allows, fetched by one request at a time.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::{HeaderMap, Uri};
+use serde::Deserialize;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+
+use crate::token::http::{Http, Request};
+
+/// Keys by issuer.
+#[derive(Debug)]
+pub struct Jwks {
+    http: Http,
+    issuers: HashMap<String, Issuer>,
+}
+
+/// What is known of a key.
+#[derive(Debug)]
+pub enum KeyLookup {
+    /// It is published.
+    Found(Arc<PublicKey>),
+    /// The issuer's keys are known, and it is not among them.
+    UnknownKid,
+    /// The issuer's keys can't be had at all.
+    Unavailable,
+}
+
+/// An RSA public key of at least 2048 bits, for RS256.
+#[derive(Debug)]
+pub struct PublicKey(RsaPublicKeyComponents<Vec<u8>>);
+
+impl Jwks {
+    /// `urls`: where each issuer publishes its keys.
+    #[must_use]
+    pub fn new(http: Http, urls: impl IntoIterator<Item = (String, Uri)>) -> Self {
+        let issuers = urls.into_iter().map(|(issuer, url)| (issuer, Issuer::new(url))).collect();
+        Self { http, issuers }
+    }
+
+    /// The key `kid` of `issuer`. Fetches when the cache is old, and at most once a minute for a `kid` it lacks. While a
+    /// fetch fails, old keys serve on.
+    pub async fn key(&self, issuer: &str, kid: &str) -> KeyLookup {
+        let Some(issuer) = self.issuers.get(issuer) else { return KeyLookup::Unavailable };
+        if let Some(key) = issuer.fresh().and_then(|set| set.keys.get(kid).cloned()) {
+            return KeyLookup::Found(key);
+        }
+        issuer.refresh(&self.http, kid).await;
+        match issuer.keys.load_full() {
+            None => KeyLookup::Unavailable,
+            Some(set) => set.keys.get(kid).cloned().map_or(KeyLookup::UnknownKid, KeyLookup::Found),
+        }
+    }
+}
+
+impl PublicKey {
+    /// Whether `signature` over `message` is this key's, by RSASSA-PKCS1-v1_5 with SHA-256.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.0.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature).is_ok()
+    }
+}
+
+#[derive(Debug)]
+struct Issuer {
+    url: Uri,
+    keys: ArcSwapOption<KeySet>,
+    /// Held across the fetch, on purpose: whoever comes meanwhile waits for that one answer. The fetch is bounded by its
+    /// time-out.
+    last_fetch: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct KeySet {
+    keys: HashMap<String, Arc<PublicKey>>,
+    fresh_until: Instant,
+}
+
+impl Issuer {
+    fn new(url: Uri) -> Self {
+        Self { url, keys: ArcSwapOption::empty(), last_fetch: Mutex::new(None) }
+    }
+
+    fn fresh(&self) -> Option<Arc<KeySet>> {
+        self.keys.load_full().filter(|set| Instant::now() < set.fresh_until)
+    }
+
+    async fn refresh(&self, http: &Http, kid: &str) {
+        let mut last_fetch = self.last_fetch.lock().await;
+        let fresh = self.fresh();
+        if fresh.as_ref().is_some_and(|set| set.keys.contains_key(kid)) {
+            return; // somebody else fetched it while we waited
+        }
+        let pause = if fresh.is_some() { UNKNOWN_KID_PAUSE } else { FAILURE_PAUSE };
+        if last_fetch.is_some_and(|at| at.elapsed() < pause) {
+            return;
+        }
+        *last_fetch = Some(Instant::now());
+        match timeout(FETCH_TIMEOUT, http.call(Request::get(self.url.clone()))).await {
+            Ok(Ok(reply)) if reply.status.is_success() => match parse(&reply.body) {
+                Some(keys) => {
+                    let fresh_until = Instant::now() + freshness(&reply.headers);
+                    self.keys.store(Some(Arc::new(KeySet { keys, fresh_until })));
+                }
+                None => tracing::warn!(url = %self.url, "the issuer's keys are no usable JWKS; the old ones serve on"),
+            },
+            Ok(Ok(reply)) => {
+                tracing::warn!(url = %self.url, status = reply.status.as_u16(), "the issuer's keys can't be fetched");
+            }
+            Ok(Err(error)) => tracing::warn!(url = %self.url, %error, "the issuer's keys can't be fetched"),
+            Err(_) => tracing::warn!(url = %self.url, "the issuer's keys can't be fetched: time-out"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct JwkSet {
+    keys: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    kid: String,
+    alg: Option<String>,
+    #[serde(rename = "use")]
+    use_: Option<String>,
+    n: String,
+    e: String,
+}
+
+/// The usable keys of a JWKS; unusable ones are ignored. `None`: not one is usable.
+fn parse(body: &[u8]) -> Option<HashMap<String, Arc<PublicKey>>> {
+    let set: JwkSet = serde_json::from_slice(body).ok()?;
+    let keys: HashMap<_, _> = set.keys.into_iter().filter_map(usable).collect();
+    (!keys.is_empty()).then_some(keys)
+}
+
+fn usable(jwk: serde_json::Value) -> Option<(String, Arc<PublicKey>)> {
+    let jwk: Jwk = serde_json::from_value(jwk).ok()?;
+    let decode = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+    let (n, e) = (decode(&jwk.n)?, decode(&jwk.e)?);
+    let bits = n.iter().position(|b| *b != 0).map_or(0, |zeros| {
+        (n.len() - zeros) * 8 - usize::try_from(n[zeros].leading_zeros()).unwrap_or(0)
+    });
+    let fits = jwk.kty == "RSA"
+        && jwk.alg.is_none_or(|alg| alg == "RS256")
+        && jwk.use_.is_none_or(|use_| use_ == "sig")
+        && (2048..=8192).contains(&bits)
+        && !jwk.kid.is_empty();
+    fits.then(|| (jwk.kid, Arc::new(PublicKey(RsaPublicKeyComponents { n, e }))))
+}
+
+/// How long an answer may be kept: `max-age` less `Age`, between one minute and one day; 5 minutes when it does not say.
+fn freshness(headers: &HeaderMap) -> Duration {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    let max_age = text(http::header::CACHE_CONTROL)
+        .and_then(|v| v.split(',').find_map(|d| d.trim().strip_prefix("max-age=")?.parse::<u64>().ok()));
+    let age = text(http::header::AGE).and_then(|v| v.trim().parse::<u64>().ok()).unwrap_or(0);
+    let seconds = max_age.map_or(300, |max| max.saturating_sub(age));
+    Duration::from_secs(seconds.clamp(60, 24 * 3600))
+}
+
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+const UNKNOWN_KID_PAUSE: Duration = Duration::from_secs(60);
+/// Between fetches while there are no fresh keys.
+const FAILURE_PAUSE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! Is this token the one that was asked for, and did its issuer sign it? Nothing is published before the answer is yes.
+//!
+//! Issuer and keys are fixed by the source, never taken from the token; the algorithm is RS256, never what a header says.
+
+pub mod claims;
+pub mod jwks;
+
+use jiff::Timestamp;
+
+use self::{
+    claims::{Expectation, Rejected, Verified},
+    jwks::{Jwks, KeyLookup},
+};
+
+/// Both forms in which Google writes its issuer (GF 6.1).
+pub const GOOGLE_ISSUERS: &[&str] = &["https://accounts.google.com", "accounts.google.com"];
+
+/// What verification found.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The claims.
+    pub verified: Verified,
+    /// False: the issuer's keys could not be had at all, so that only the claims were checked.
+    pub signature_checked: bool,
+}
+
+/// Checks tokens against the keys of their issuers.
+#[derive(Debug)]
+pub struct Verifier {
+    jwks: Jwks,
+    require_signature: bool,
+}
+
+impl Verifier {
+    /// With `require_signature`, a token whose keys can't be had is rejected instead of accepted by its claims.
+    #[must_use]
+    pub fn new(jwks: Jwks, require_signature: bool) -> Self {
+        Self { jwks, require_signature }
+    }
+
+    /// Checks claims and signature of `raw` at `now`.
+    pub async fn verify(&self, raw: &str, expected: &Expectation<'_>, now: Timestamp) -> Result<Outcome, Rejected> {
+        let token = claims::parse(raw)?;
+        let verified = claims::check(&token.claims, expected, now)?;
+        let signature_checked = match self.jwks.key(expected.keys_of, &token.kid).await {
+            KeyLookup::Found(key) if key.verifies(token.signing_input.as_bytes(), &token.signature) => true,
+            KeyLookup::Found(_) => return Err(Rejected::Signature),
+            KeyLookup::UnknownKid => return Err(Rejected::UnknownKey),
+            KeyLookup::Unavailable if self.require_signature => return Err(Rejected::KeysUnavailable),
+            KeyLookup::Unavailable => false,
+        };
+        Ok(Outcome { verified, signature_checked })
+    }
+}
