@@ -4,3 +4,5 @@ pub mod clock;
 pub mod plan;
 pub mod token;
 pub mod verify;
+pub mod controller;
+pub mod telemetry;

@@ -17,6 +17,8 @@ pub struct Facts {
     pub uid: String,
     /// What stands under the Secret's name.
     pub secret: Observed,
+    /// Whether the binding's status tells of a Secret that we wrote.
+    pub was_published: bool,
     /// Whether a grant allows it.
     pub granted: Result<(), Problem>,
     /// What was tried before and failed.
@@ -76,8 +78,12 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
     if let Some(attempts) = facts.attempts.as_ref().filter(|a| a.spec_hash == attempt_key(wanted) && now < a.not_before) {
         return Decision::Wait { problem: attempts.problem.clone(), until: Some(attempts.not_before) };
     }
-    let restores = matches!(&facts.secret, Observed::Ours(ours) if !ours.intact);
-    match facts.restore_not_before.filter(|t| current.is_none() && now < *t) {
+    let restores = match &facts.secret {
+        Observed::Absent => facts.was_published,
+        Observed::Ours(ours) => !ours.intact,
+        Observed::Foreign { .. } => false,
+    };
+    match facts.restore_not_before.filter(|t| restores && now < *t) {
         Some(until) => Decision::Wait { problem: fought_over(&wanted.secret.name, until), until: Some(until) },
         None => Decision::Mint { restores },
     }

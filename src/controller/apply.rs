@@ -1,0 +1,203 @@
+//! Output: carries out a decision. The only place that asks sources and writes Secrets.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{context::Context, expectation, memory::Entry, secrets};
+use crate::{
+    api::Reason,
+    clock,
+    plan::{
+        Attempts, Problem,
+        decide::{Decision, Facts, attempt_key, is_worth_writing, refuse_self},
+        refresh::{Lifetime, ask_again_at, refresh_at, retry_at},
+        secret::{Observed, Ours, Owner, Record, conflict, desired, observe, sha256_hex},
+        validate::Wanted,
+    },
+    telemetry::metrics::{TokenRequest, Write},
+    token::RawToken,
+};
+
+/// What came of a visit.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The Secret as it stands now.
+    pub secret: Observed,
+    /// What went wrong.
+    pub problem: Option<Problem>,
+    /// When the source is asked next.
+    pub next: Option<Timestamp>,
+}
+
+/// Carries out `decision`, and notes in `entry` what the next visit should know.
+pub(super) async fn apply(
+    ctx: &Context,
+    owner: &Owner,
+    wanted: &Wanted,
+    facts: Facts,
+    decision: Decision,
+    entry: &mut Entry,
+) -> Outcome {
+    let secret = facts.secret.clone();
+    match decision {
+        Decision::Rest => Outcome { secret, problem: None, next: None },
+        Decision::Keep { next } => {
+            entry.attempts = None;
+            Outcome { secret, problem: None, next: Some(next) }
+        }
+        Decision::Wait { problem, until } => Outcome { secret, problem: Some(problem), next: until },
+        Decision::Refuse(problem) => Outcome { secret, problem: Some(problem), next: None },
+        Decision::Mint { restores } => match mint(ctx, owner, wanted, &facts).await {
+            Ok(Minted::Published(ours)) => {
+                entry.attempts = None;
+                entry.ask_again = None;
+                if restores {
+                    entry.restored(clock::now());
+                }
+                let next = ours.record.as_ref().map(|r| refresh_at(r.life, wanted.refresh_percent, &owner.uid));
+                Outcome { secret: Observed::Ours(ours), problem: None, next }
+            }
+            Ok(Minted::Same(expires)) => {
+                entry.attempts = None;
+                entry.ask_again = Some(ask_again_at(clock::now(), expires, &owner.uid));
+                Outcome { secret, problem: None, next: entry.ask_again }
+            }
+            Err(failed) => {
+                let next = note_failure(entry, wanted, owner, &failed.problem);
+                Outcome { secret: failed.secret.unwrap_or(secret), problem: Some(failed.problem), next }
+            }
+        },
+    }
+}
+
+/// A token was minted.
+enum Minted {
+    /// It is in the Secret.
+    Published(Ours),
+    /// It is no newer than the one that is there, which expires at the given time.
+    Same(Timestamp),
+}
+
+/// No token was published.
+struct Failed {
+    problem: Problem,
+    /// What stands under the Secret's name, where that was found out anew.
+    secret: Option<Observed>,
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self { problem, secret: None }
+    }
+}
+
+async fn mint(ctx: &Context, owner: &Owner, wanted: &Wanted, facts: &Facts) -> Result<Minted, Failed> {
+    let obtained = obtain(ctx, wanted).await;
+    let result = obtained.as_ref().map_or_else(|p| p.reason, |_| Reason::TokenFresh).as_str();
+    ctx.metrics.token_requests.get_or_create(&TokenRequest { source: wanted.source.label(), result }).inc();
+    let (token, record) = obtained?;
+    if let Some(current) = facts.secret.current(&wanted.spec_hash, clock::now())
+        && !is_worth_writing(Some(current), &record)
+    {
+        return Ok(Minted::Same(current.life.expires));
+    }
+    // A grant may have gone while Google was asked.
+    ctx.authorise(owner, wanted)?;
+    publish(ctx, owner, wanted, &record, &token, facts.secret.clone()).await
+}
+
+/// Asks the source and verifies its answer.
+async fn obtain(ctx: &Context, wanted: &Wanted) -> Result<(RawToken, Record), Problem> {
+    if wanted.source.expected_email().is_some() {
+        let operator = ctx.minter.operator().email().await?;
+        refuse_self(&wanted.source, &operator)?;
+    }
+    let token = ctx.minter.mint(&wanted.source, &wanted.audience).await?;
+    let checked = ctx.verifier.verify(token.expose(), &expectation(wanted), clock::now()).await.map_err(|why| {
+        Problem::transient(Reason::TokenRejected, format!("{}: {why}; it was not published", wanted.source.label()))
+    })?;
+    let record = Record {
+        issuer: checked.verified.issuer,
+        identity: checked.verified.email,
+        life: Lifetime { issued: checked.verified.issued, expires: checked.verified.expires },
+        spec_hash: wanted.spec_hash.clone(),
+        token_sha256: sha256_hex(token.expose().as_bytes()),
+        refresh_handled: wanted.refresh_requested.clone(),
+        signature_checked: checked.signature_checked,
+    };
+    Ok((token, record))
+}
+
+/// Writes `token` over exactly the Secret that was observed. Where it is another by now, looks again, twice at most.
+async fn publish(
+    ctx: &Context,
+    owner: &Owner,
+    wanted: &Wanted,
+    record: &Record,
+    token: &RawToken,
+    mut observed: Observed,
+) -> Result<Minted, Failed> {
+    let name = &wanted.secret.name;
+    for _ in 0..3 {
+        let existing: Option<ObjectMeta> = match &observed {
+            Observed::Absent => None,
+            Observed::Ours(ours) => Some(ours.metadata.clone()),
+            Observed::Foreign { owner } => {
+                return Err(Failed { problem: conflict(name, owner), secret: Some(observed) });
+            }
+        };
+        let secret = desired(owner, &wanted.secret, record, existing.as_ref(), token.expose());
+        let written = match existing {
+            None => secrets::create(&ctx.client, &secret).await,
+            Some(_) => secrets::replace(&ctx.client, &secret).await,
+        };
+        drop(secret);
+        let result = if written.is_ok() { "written" } else { "failed" };
+        ctx.metrics.secret_writes.get_or_create(&Write { result }).inc();
+        match written {
+            Ok(meta) => {
+                let record = Some(record.clone());
+                return Ok(Minted::Published(Ours { metadata: meta.metadata, record, intact: true }));
+            }
+            Err(error) if matches!(error.code(), Some(404 | 409)) => {
+                let live = secrets::metadata(&ctx.client, &owner.namespace, name).await.map_err(|e| write_failed(&e))?;
+                observed = observe(live.as_ref().map(|m| &m.metadata), &owner.uid, false);
+                let newer = observed.record().filter(|r| {
+                    r.spec_hash == record.spec_hash && r.life.expires > record.life.expires
+                });
+                if let Some(newer) = newer {
+                    return Ok(Minted::Same(newer.life.expires));
+                }
+            }
+            Err(error) => return Err(write_failed(&error).into()),
+        }
+    }
+    Err(Problem::transient(
+        Reason::SecretWriteFailed,
+        format!("Secret {name} changes all the time: three writes in a row met another version"),
+    )
+    .into())
+}
+
+fn write_failed(error: &secrets::Error) -> Problem {
+    match error.code() {
+        Some(422) => Problem::slow(
+            Reason::SecretWriteFailed,
+            format!("{error}: its type or content can't be changed (is it immutable?); delete it and it comes back"),
+        ),
+        Some(403) => Problem::slow(
+            Reason::SecretWriteFailed,
+            format!("{error}: check the operator's rights, quotas and admission policies in this namespace"),
+        ),
+        _ => Problem::transient(Reason::SecretWriteFailed, error.to_string()),
+    }
+}
+
+fn note_failure(entry: &mut Entry, wanted: &Wanted, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
+    let spec_hash = attempt_key(wanted);
+    let earlier = entry.attempts.take().filter(|a| a.spec_hash == spec_hash).map_or(0, |a| a.failures);
+    let failures = earlier.saturating_add(1);
+    let not_before = retry_at(clock::now(), problem.retry, failures, &owner.uid)?;
+    entry.attempts = Some(Attempts { failures, not_before, spec_hash, problem: problem.clone() });
+    Some(not_before)
+}

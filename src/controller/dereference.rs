@@ -1,0 +1,84 @@
+//! Input: everything that a decision needs, gathered before it is made.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{core::PartialObjectMeta, runtime::reflector::ObjectRef};
+
+use super::{context::Context, expectation, memory::Entry, secrets};
+use crate::{
+    api::IdTokenBindingStatus,
+    plan::{
+        decide::Facts,
+        secret::{Observed, Owner, is_intact, observe},
+        validate::Wanted,
+    },
+    verify::claims::Rejected,
+};
+
+/// Gathers the facts. `status` is the newest known.
+pub(super) async fn dereference(
+    ctx: &Context,
+    owner: &Owner,
+    wanted: &Wanted,
+    entry: &Entry,
+    status: &IdTokenBindingStatus,
+) -> Result<Facts, secrets::Error> {
+    Ok(Facts {
+        uid: owner.uid.clone(),
+        secret: observe_secret(ctx, owner, wanted, status).await?,
+        was_published: status.secret_resource_version.is_some(),
+        granted: ctx.authorise(owner, wanted),
+        attempts: entry.attempts.clone(),
+        ask_again: entry.ask_again,
+        restore_not_before: entry.restore_not_before(&owner.uid),
+    })
+}
+
+/// The Secret, from the cache where that is what we last wrote or checked; else read live, and its data compared once.
+async fn observe_secret(
+    ctx: &Context,
+    owner: &Owner,
+    wanted: &Wanted,
+    status: &IdTokenBindingStatus,
+) -> Result<Observed, secrets::Error> {
+    let name = &wanted.secret.name;
+    let known = status.secret_resource_version.as_deref().filter(|_| status.secret_name.as_ref() == Some(name));
+    let unchanged = |meta: &PartialObjectMeta<Secret>| known.is_some() && meta.metadata.resource_version.as_deref() == known;
+    let cached = ctx.caches.secrets.get(&ObjectRef::new(name).within(&owner.namespace));
+    if let Some(meta) = cached.filter(|m| unchanged(m)) {
+        return Ok(observe(Some(&meta.metadata), &owner.uid, true));
+    }
+    // The cache may lag behind, and it knows our Secrets only.
+    let Some(live) = secrets::metadata(&ctx.client, &owner.namespace, name).await? else { return Ok(Observed::Absent) };
+    let observed = observe(Some(&live.metadata), &owner.uid, unchanged(&live));
+    match observed {
+        Observed::Ours(ours) if !ours.intact => compare(ctx, owner, wanted).await,
+        other => Ok(other),
+    }
+}
+
+/// Reads our Secret once, because somebody else wrote it or because our note of it was lost.
+async fn compare(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Result<Observed, secrets::Error> {
+    let Some(secret) = secrets::read(&ctx.client, &owner.namespace, &wanted.secret.name).await? else {
+        return Ok(Observed::Absent);
+    };
+    let observed = observe(Some(&secret.metadata), &owner.uid, false);
+    let Observed::Ours(mut ours) = observed else { return Ok(observed) };
+    if let (Some(record), Some(data)) = (&ours.record, &secret.data) {
+        let token = data.get(&wanted.secret.key).and_then(|v| std::str::from_utf8(&v.0).ok());
+        ours.intact = is_intact(data, record, &wanted.secret)
+            && match token {
+                Some(token) if record.spec_hash == wanted.spec_hash => is_believable(ctx, wanted, token).await,
+                other => other.is_some(),
+            };
+    }
+    Ok(Observed::Ours(ours))
+}
+
+/// Whoever can change the token can change its hash beside it: so the token itself must bear looking at.
+async fn is_believable(ctx: &Context, wanted: &Wanted, token: &str) -> bool {
+    match ctx.verifier.verify(token, &expectation(wanted), crate::clock::now()).await {
+        // Old age is no tampering, and keys may have been retired since, or can't be had now.
+        Ok(_) | Err(Rejected::Expired(_) | Rejected::UnknownKey | Rejected::KeysUnavailable) => true,
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,113 @@
+//! The API calls on Secrets. Answers are asked for as metadata only, so that no token ever comes back with a write.
+
+use std::time::Duration;
+
+use http::{Method, header};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client, Resource as _,
+    api::GetParams,
+    core::PartialObjectMeta,
+};
+
+use crate::api::FIELD_MANAGER;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The API server's answer, or none.
+    #[error("{action} Secret {namespace}/{name}: {}", describe(cause))]
+    Api { action: &'static str, namespace: String, name: String, cause: Box<kube::Error> },
+    /// No answer in time.
+    #[error("{action} Secret {namespace}/{name}: no answer within {} s", TIMEOUT.as_secs())]
+    Timeout { action: &'static str, namespace: String, name: String },
+}
+
+impl Error {
+    /// HTTP code of the API server's answer.
+    pub(super) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Api { cause, .. } => match cause.as_ref() {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            Self::Timeout { .. } => None,
+        }
+    }
+}
+
+/// Metadata of a Secret.
+pub(super) async fn metadata(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<PartialObjectMeta<Secret>>, Error> {
+    let api = Api::<Secret>::namespaced(client.clone(), namespace);
+    bounded("get", namespace, name, api.get_metadata_opt(name)).await
+}
+
+/// A whole Secret. Only ever called for one that is ours.
+pub(super) async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
+    let api = Api::<Secret>::namespaced(client.clone(), namespace);
+    match bounded("read", namespace, name, api.get_with(name, &GetParams::default())).await {
+        Ok(secret) => Ok(Some(secret)),
+        Err(e) if e.code() == Some(404) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Creates `secret`: fails with 409 where the name is taken.
+pub(super) async fn create(client: &Client, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
+    write(client, Method::POST, secret).await
+}
+
+/// Replaces the Secret whose `uid` and `resourceVersion` stand in `secret`: fails with 409 where it is another by now.
+pub(super) async fn replace(client: &Client, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
+    write(client, Method::PUT, secret).await
+}
+
+async fn write(client: &Client, method: Method, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
+    let name = secret.metadata.name.clone().unwrap_or_default();
+    let namespace = secret.metadata.namespace.clone().unwrap_or_default();
+    let action = if method == Method::POST { "create" } else { "update" };
+    let collection = Secret::url_path(&(), Some(&namespace));
+    let object = if method == Method::POST { String::new() } else { format!("/{name}") };
+    let call = async {
+        let body = serde_json::to_vec(secret).map_err(kube::Error::SerdeError)?;
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("{collection}{object}?fieldManager={FIELD_MANAGER}"))
+            .header(header::ACCEPT, METADATA_ONLY)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(kube::Error::HttpError)?;
+        client.request::<PartialObjectMeta<Secret>>(request).await
+    };
+    bounded(action, &namespace, &name, call).await
+}
+
+async fn bounded<T>(
+    action: &'static str,
+    namespace: &str,
+    name: &str,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Error> {
+    let (namespace, name) = (namespace.to_owned(), name.to_owned());
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(cause)) => Err(Error::Api { action, namespace, name, cause: Box::new(cause) }),
+        Err(_) => Err(Error::Timeout { action, namespace, name }),
+    }
+}
+
+/// The API server's reason, without anything that was sent.
+fn describe(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("HTTP {} {}", status.code, status.reason),
+        kube::Error::SerdeError(_) => "the answer can't be read".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";

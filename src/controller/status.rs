@@ -1,0 +1,141 @@
+//! Output: the status and the event of a visit. The only place that writes statuses.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{
+    Api, Resource as _,
+    api::{Patch, PatchParams},
+    runtime::events::{Event, EventType},
+};
+
+use super::{apply::Outcome, context::Context, memory::Entry};
+use crate::{
+    api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus, Reason},
+    plan::{
+        Problem, secret::{Observed, Owner},
+        status::{self, Report},
+        validate::{Wanted, source_name},
+    },
+    telemetry::metrics::Write,
+};
+
+/// Why a status was not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The API server's answer, or none.
+    #[error("update the status of IdTokenBinding {0}: {1}")]
+    Api(String, Box<kube::Error>),
+    /// No answer in time.
+    #[error("update the status of IdTokenBinding {0}: no answer in time")]
+    Timeout(String),
+}
+
+/// Writes what came of a visit, where it differs from what stands there, and sends an event where the outcome changed.
+/// Returns the status that now holds.
+pub(super) async fn status(
+    ctx: &Context,
+    binding: &IdTokenBinding,
+    owner: &Owner,
+    wanted: Option<&Wanted>,
+    outcome: &Outcome,
+    entry: &mut Entry,
+    now: Timestamp,
+) -> Result<IdTokenBindingStatus, Error> {
+    let seen = binding.status.clone().unwrap_or_default();
+    let previous = entry.status(&seen).clone();
+    let next = status::next(&previous, report(binding, wanted, outcome, now), now);
+    if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
+        return Ok(previous);
+    }
+    write(ctx, owner, &next).await?;
+    entry.wrote_status(seen, next.clone(), now);
+    if let Some(event) = status::event(&previous, &next, outcome.problem.as_ref()) {
+        announce(ctx, binding, event).await;
+    }
+    Ok(next)
+}
+
+/// Marks a binding as seen before its first token is asked for.
+pub(super) async fn pending(
+    ctx: &Context,
+    binding: &IdTokenBinding,
+    owner: &Owner,
+    wanted: &Wanted,
+    entry: &mut Entry,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let outcome = Outcome { secret: Observed::Absent, problem: None, next: None };
+    status(ctx, binding, owner, Some(wanted), &outcome, entry, now).await.map(drop)
+}
+
+fn report<'a>(
+    binding: &'a IdTokenBinding,
+    wanted: Option<&'a Wanted>,
+    outcome: &'a Outcome,
+    now: Timestamp,
+) -> Report<'a> {
+    let is_good = wanted.is_some_and(|w| outcome.secret.current(&w.spec_hash, now).is_some());
+    Report {
+        generation: binding.metadata.generation,
+        source: source_name(&binding.spec.source),
+        secret_name: wanted.map_or("", |w| &w.secret.name),
+        secret_resource_version: match &outcome.secret {
+            Observed::Ours(ours) => Some(ours.resource_version()),
+            Observed::Absent | Observed::Foreign { .. } => None,
+        },
+        record: outcome.secret.record(),
+        is_good,
+        problem: outcome.problem.as_ref(),
+        suspended: wanted.is_some_and(|w| w.suspend),
+        next_refresh: outcome.next,
+    }
+}
+
+async fn write(ctx: &Context, owner: &Owner, status: &IdTokenBindingStatus) -> Result<(), Error> {
+    let name = || format!("{}/{}", owner.namespace, owner.name);
+    let api = Api::<IdTokenBinding>::namespaced(ctx.client.clone(), &owner.namespace);
+    let body = serde_json::json!({
+        "apiVersion": IdTokenBinding::api_version(&()),
+        "kind": IdTokenBinding::kind(&()),
+        // The UID keeps a status from landing on a new binding of the same name.
+        "metadata": {"name": owner.name, "uid": owner.uid},
+        "status": status,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let patch = Patch::Apply(&body);
+    let answer = tokio::time::timeout(TIMEOUT, api.patch_status(&owner.name, &params, &patch)).await;
+    let result = if matches!(answer, Ok(Ok(_))) { "written" } else { "failed" };
+    ctx.metrics.status_writes.get_or_create(&Write { result }).inc();
+    match answer {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(kube::Error::Api(s))) if s.code == 404 || s.code == 409 => Ok(()), // it is gone
+        Ok(Err(error)) => Err(Error::Api(name(), Box::new(error))),
+        Err(_) => Err(Error::Timeout(name())),
+    }
+}
+
+/// Events are a courtesy: one that can't be sent is logged, nothing more.
+async fn announce(ctx: &Context, binding: &IdTokenBinding, event: status::Event) {
+    let reference = binding.object_ref(&());
+    let event = Event {
+        type_: if event.is_warning { EventType::Warning } else { EventType::Normal },
+        reason: event.reason.as_str().to_owned(),
+        note: Some(event.note.chars().take(1000).collect()),
+        action: "Refresh".to_owned(),
+        secondary: None,
+    };
+    match tokio::time::timeout(TIMEOUT, ctx.recorder.publish(&event, &reference)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "an event can't be sent"),
+        Err(_) => tracing::warn!("an event can't be sent: time-out"),
+    }
+}
+
+/// A problem found before anything could be looked up.
+pub(super) fn refused(problem: Problem) -> Outcome {
+    debug_assert_ne!(problem.reason, Reason::TokenFresh);
+    Outcome { secret: Observed::Absent, problem: Some(problem), next: None }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,6 @@
+//! Logs, metrics, health and shutdown.
+
+pub mod health;
+pub mod logs;
+pub mod metrics;
+pub mod shutdown;
