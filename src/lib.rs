@@ -1,1 +1,4 @@
 //! idtoken-operator.
+pub mod plan;
+pub mod tls;
+pub mod webhook;
