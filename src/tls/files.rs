@@ -63,7 +63,7 @@ impl Follower {
         {
             match self.look().await {
                 Ok(true) => {
-                    tracing::info!(certificate = %self.files.certificate.display(), "certificate reloaded")
+                    tracing::info!(certificate = %self.files.certificate.display(), "certificate reloaded");
                 }
                 Ok(false) => {}
                 // Also seen between the writing of one file and of the other: the next look finds both.

@@ -167,3 +167,6 @@ async fn accept(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,7 +134,7 @@ struct Outcome {
     result: &'static str,
 }
 
-/// The API server's own limit for what a client sends, and what an AdmissionReview adds to it.
+/// What the API server itself accepts from a client.
 const BODY: usize = 3 * 1024 * 1024;
 
 #[cfg(test)]

@@ -102,6 +102,8 @@ impl Registration {
         let written = written.map_err(|_| "no answer in time".to_owned())?;
         self.present = Some(written.map_err(|error| error.to_string())?);
         tracing::info!(configuration = self.name, "caBundle written");
+        // Where another program insists on a value of its own, this keeps a quarrel from becoming a storm.
+        tokio::time::sleep(SPACING).await;
         Ok(())
     }
 }
@@ -141,6 +143,8 @@ async fn sleep(pause: Option<Duration>) {
 const CALL: Duration = Duration::from_secs(10);
 /// A wiped bundle is to be back within 10 s, so never wait longer than this.
 const RETRY: Duration = Duration::from_secs(5);
+/// Between two writes.
+const SPACING: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

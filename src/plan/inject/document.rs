@@ -12,20 +12,20 @@ pub struct PatchOp {
     pub value: Value,
 }
 
-/// Adds `items` at the end of the array at `path`, of which `present` is the present value.
-pub(super) fn append(patch: &mut Vec<PatchOp>, path: String, present: Option<&Value>, items: Vec<Value>) {
+/// Adds `items` at the end of the array at `pointer`, of which `present` is the present value.
+pub(super) fn append(patch: &mut Vec<PatchOp>, pointer: String, present: Option<&Value>, items: Vec<Value>) {
     if items.is_empty() {
         return;
     }
     if present.is_some_and(Value::is_array) {
-        let end = format!("{path}/-");
+        let end = format!("{pointer}/-");
         patch.extend(items.into_iter().map(|value| PatchOp {
             path: end.clone(),
             value,
         }));
     } else {
         patch.push(PatchOp {
-            path,
+            path: pointer,
             value: json!(items),
         });
     }

@@ -13,40 +13,38 @@ pub(super) fn additions(
     request: &Request,
     bindings: &[(&str, BindingFacts)],
 ) -> Result<Vec<PatchOp>, Refusal> {
-    let mut patch = Vec::new();
     let spec = &pod["spec"];
     if !spec.is_object() {
-        return Ok(patch); // The API server has its own words for a pod without a spec.
+        return Ok(Vec::new()); // The API server has its own words for a pod without a spec.
     }
+    let mut patch = Vec::new();
+    let project = |(name, facts): &(&str, BindingFacts)| projection(name, facts, request.optional);
     let volumes = elements(spec, "volumes");
-    match volumes.iter().position(|volume| text(volume, "name") == VOLUME) {
-        None => {
-            let sources: Vec<_> = bindings
-                .iter()
-                .map(|(name, facts)| source(name, facts, request.optional))
-                .collect();
-            let volume =
-                json!({"name": VOLUME, "projected": {"defaultMode": request.file_mode, "sources": sources}});
-            append(
-                &mut patch,
-                "/spec/volumes".to_owned(),
-                spec.get("volumes"),
-                vec![volume],
-            );
+    if let Some(index) = volumes.iter().position(|volume| text(volume, "name") == VOLUME) {
+        let projected = &volumes[index]["projected"];
+        if !projected.is_object() {
+            return Err(foreign(&request.bindings));
         }
-        Some(index) => {
-            let projected = &volumes[index]["projected"];
-            if !projected.is_object() {
-                return Err(foreign(&request.bindings));
-            }
-            let missing = bindings
-                .iter()
-                .filter(|(name, _)| !projects(projected, &token_path(name)))
-                .map(|(name, facts)| source(name, facts, request.optional))
-                .collect();
-            let path = format!("/spec/volumes/{index}/projected/sources");
-            append(&mut patch, path, projected.get("sources"), missing);
-        }
+        let missing = bindings
+            .iter()
+            .filter(|(name, _)| !projects(projected, &token_path(name)));
+        let pointer = format!("/spec/volumes/{index}/projected/sources");
+        append(
+            &mut patch,
+            pointer,
+            projected.get("sources"),
+            missing.map(project).collect(),
+        );
+    } else {
+        let sources: Vec<_> = bindings.iter().map(project).collect();
+        let projected = json!({"defaultMode": request.file_mode, "sources": sources});
+        let volume = json!({"name": VOLUME, "projected": projected});
+        append(
+            &mut patch,
+            "/spec/volumes".to_owned(),
+            spec.get("volumes"),
+            vec![volume],
+        );
     }
     Ok(patch)
 }
@@ -56,7 +54,7 @@ pub(super) fn token_path(binding: &str) -> String {
     format!("{binding}/token")
 }
 
-fn source(binding: &str, facts: &BindingFacts, optional: bool) -> Value {
+fn projection(binding: &str, facts: &BindingFacts, optional: bool) -> Value {
     let mut items = vec![json!({"key": facts.key, "path": token_path(binding)})];
     items.extend(
         facts

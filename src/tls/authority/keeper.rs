@@ -45,26 +45,7 @@ pub async fn maintain(
         bundle,
         published: None,
     };
-    let mut backoff = DefaultBackoff::default();
-    loop {
-        let pause = match keeper.visit().await {
-            Ok(renew_at) => {
-                backoff.reset();
-                keeper.pause(Timestamp::now(), renew_at)
-            }
-            Err(error) => {
-                tracing::warn!(secret = keeper.settings.secret, %error, "certificate authority not kept; trying again");
-                backoff.next().unwrap_or(keeper.settings.poll)
-            }
-        };
-        if cancel
-            .run_until_cancelled(tokio::time::sleep(pause))
-            .await
-            .is_none()
-        {
-            return;
-        }
-    }
+    cancel.run_until_cancelled(keeper.keep()).await;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +75,23 @@ struct Keeper {
 }
 
 impl Keeper {
+    async fn keep(&mut self) {
+        let mut backoff = DefaultBackoff::default();
+        loop {
+            let pause = match self.visit().await {
+                Ok(renew_at) => {
+                    backoff.reset();
+                    self.pause(Timestamp::now(), renew_at)
+                }
+                Err(error) => {
+                    tracing::warn!(secret = self.settings.secret, %error, "certificate authority not kept; trying again");
+                    backoff.next().unwrap_or(self.settings.poll)
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// One look at the Secret, with all that follows from it. Says when the next is due.
     async fn visit(&mut self) -> Result<Timestamp, VisitError> {
         for _ in 0..CONFLICTS {
@@ -216,3 +214,6 @@ fn describe(error: &kube::Error) -> Box<dyn Display + '_> {
 const CALL: Duration = Duration::from_secs(10);
 /// Two replicas that start together settle it within one; the rest is for bad luck.
 const CONFLICTS: usize = 5;
+
+#[cfg(test)]
+mod tests;
