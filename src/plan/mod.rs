@@ -1,2 +1,2 @@
-//! Decisions as pure functions: no tokio, no client, no environment, no clock.
+//! Decisions as pure functions: nothing in here waits, reads, writes or asks for the time.
 pub mod inject;

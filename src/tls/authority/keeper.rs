@@ -143,7 +143,14 @@ impl Keeper {
             }
             None => call("creating it", self.api.create(&params, &self.secret(wanted))).await?,
         };
-        tracing::info!(secret = self.settings.secret, version = written.metadata.resource_version, state = ?wanted, "certificate authority written");
+        tracing::info!(
+            secret = self.settings.secret,
+            version = written.metadata.resource_version,
+            authority_until = %wanted.signer.certificate.not_after,
+            leaf_until = wanted.leaf.as_ref().map(|leaf| leaf.certificate.not_after.to_string()),
+            successor = wanted.successor.is_some(),
+            "certificate authority written"
+        );
         Ok(())
     }
 
@@ -206,6 +213,7 @@ fn is_conflict(error: &kube::Error) -> bool {
 fn describe(error: &kube::Error) -> Box<dyn Display + '_> {
     match error {
         kube::Error::SerdeError(_) => Box::new("the answer can't be read"),
+        kube::Error::Api(status) => Box::new(&status.message),
         other => Box::new(other),
     }
 }
