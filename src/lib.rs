@@ -1,8 +1,19 @@
-//! idtoken-operator.
+//! idtoken-operator: keeps Secrets filled with fresh, verified, audience-scoped Google ID tokens, and mounts them into
+//! pods.
+//!
+//! Imports point down only:
+//!
+//! ```text
+//! cli  →  controller | webhook  →  tls · token · verify · telemetry  →  plan (pure)  →  api
+//! ```
+
 pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod controller;
 pub mod plan;
+pub mod telemetry;
+pub mod tls;
 pub mod token;
 pub mod verify;
-pub mod controller;
-pub mod telemetry;
+pub mod webhook;

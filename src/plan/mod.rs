@@ -8,6 +8,7 @@
 
 pub mod decide;
 pub mod grant;
+pub mod inject;
 pub mod refresh;
 pub mod secret;
 pub mod status;

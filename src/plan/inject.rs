@@ -1,0 +1,119 @@
+//! What an annotated pod gets: one volume with its tokens, one mount and a few variables for each container.
+//!
+//! Works on the pod's raw JSON and only ever adds to it, so that fields which this program has never heard of survive.
+//! A second application finds what the first one added and adds nothing.
+mod containers;
+mod document;
+mod request;
+#[cfg(test)]
+mod tests;
+mod volume;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+pub use document::PatchOp;
+pub use request::{Refusal, Request, request};
+
+/// What the webhook needs to know about an `IdTokenBinding`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindingFacts {
+    /// The Secret that holds the binding's token.
+    pub secret_name: String,
+    /// The key of the raw token in that Secret.
+    pub key: String,
+    /// The key of `Bearer <token>` in that Secret, where the binding asks for one.
+    pub authorization_key: Option<String>,
+    /// When the token in the Secret expires; none before the first token.
+    pub expiration_time: Option<Timestamp>,
+}
+
+impl BindingFacts {
+    /// What a binding that is not known is taken to look like: a Secret of the default name with the default key.
+    #[must_use]
+    pub fn assumed(binding: &str) -> Self {
+        Self {
+            secret_name: format!("{binding}-idtoken"),
+            key: "id_token".to_owned(),
+            authorization_key: None,
+            expiration_time: None,
+        }
+    }
+}
+
+/// The answer for one pod.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Injection {
+    /// Add operations, to be applied in this order; empty when nothing is to be done.
+    pub patch: Vec<PatchOp>,
+    /// Messages for whoever created the pod, each of at most 120 characters.
+    pub warnings: Vec<String>,
+}
+
+/// Decides what `pod` gets. `bindings` answers for the names in its [`Request`] and returns `None` for a name that it
+/// does not know.
+pub fn inject(
+    pod: &Value,
+    bindings: &dyn Fn(&str) -> Option<BindingFacts>,
+    now: Timestamp,
+) -> Result<Injection, Refusal> {
+    let mut warnings = request::unknown_keys(pod);
+    let Some(request) = request(pod)? else {
+        return Ok(Injection {
+            patch: Vec::new(),
+            warnings,
+        });
+    };
+    let sources: Vec<_> = request
+        .bindings
+        .iter()
+        .map(|name| {
+            let facts = bindings(name);
+            warnings.extend(concern(name, facts.as_ref(), now));
+            (
+                name.as_str(),
+                facts.unwrap_or_else(|| BindingFacts::assumed(name)),
+            )
+        })
+        .collect();
+
+    let mut patch = volume::additions(pod, &request, &sources)?;
+    for target in containers::chosen(pod, &request)? {
+        containers::add(&target, &request, &mut patch, &mut warnings);
+    }
+    Ok(Injection {
+        patch,
+        warnings: warnings.into_iter().map(|text| shorten(&text, WARNING)).collect(),
+    })
+}
+
+fn concern(name: &str, facts: Option<&BindingFacts>, now: Timestamp) -> Option<String> {
+    let shown = shorten(name, NAME);
+    match facts {
+        None => Some(format!(
+            "IdTokenBinding {shown:?} is not known (yet): its Secret is mounted by the default name"
+        )),
+        Some(BindingFacts {
+            expiration_time: Some(at),
+            ..
+        }) if *at <= now => Some(format!(
+            "the token of IdTokenBinding {shown:?} expired at {at:.0}; see its status"
+        )),
+        Some(_) => None,
+    }
+}
+
+/// Cuts `text` to at most `limit` characters, with a mark where something is missing.
+fn shorten(text: &str, limit: usize) -> String {
+    if text.chars().count() <= limit {
+        return text.to_owned();
+    }
+    text.chars().take(limit - 1).chain(['…']).collect()
+}
+
+/// The volume's name in the pod.
+const VOLUME: &str = "idtoken";
+/// The API server passes warnings on in full up to this many characters.
+const WARNING: usize = 120;
+/// What of a name is shown in a warning, so that the sentence around it still fits.
+const NAME: usize = 40;

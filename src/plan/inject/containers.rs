@@ -1,0 +1,134 @@
+//! The containers: one mount each, and variables that say where the files are.
+use serde_json::{Value, json};
+
+use super::{
+    NAME, VOLUME,
+    document::{PatchOp, append, elements, text},
+    request::{CONTAINERS, Refusal, Request, file_variable},
+    shorten,
+    volume::token_path,
+};
+
+/// A container of the pod and where it is.
+pub(super) struct Target<'a> {
+    pointer: String,
+    container: &'a Value,
+}
+
+/// The containers and init containers that the request means.
+pub(super) fn chosen<'a>(pod: &'a Value, request: &Request) -> Result<Vec<Target<'a>>, Refusal> {
+    let mut targets: Vec<_> = ["initContainers", "containers"]
+        .into_iter()
+        .flat_map(|list| targets(pod, list))
+        .collect();
+    if let Some(wanted) = &request.containers {
+        let known: Vec<_> = targets
+            .iter()
+            .map(|target| text(target.container, "name"))
+            .collect();
+        if let Some(name) = wanted.iter().find(|name| !known.contains(&name.as_str())) {
+            let problem = format!(
+                "contains {:?}, which is no container of this pod",
+                shorten(name, NAME)
+            );
+            let mend = format!("choose from: {}", known.join(", "));
+            return Err(Refusal::new(CONTAINERS, &wanted.join(","), problem, mend));
+        }
+        targets.retain(|target| wanted.iter().any(|name| name == text(target.container, "name")));
+    }
+    Ok(targets)
+}
+
+/// Adds to one container what it lacks.
+pub(super) fn add(
+    target: &Target<'_>,
+    request: &Request,
+    patch: &mut Vec<PatchOp>,
+    warnings: &mut Vec<String>,
+) {
+    let Target { pointer, container } = target;
+    let directory = match mount(container, &request.mount_path) {
+        Mount::Present(directory) => directory,
+        Mount::Missing => {
+            let mount = json!({"name": VOLUME, "mountPath": request.mount_path, "readOnly": true});
+            append(
+                patch,
+                format!("{pointer}/volumeMounts"),
+                container.get("volumeMounts"),
+                vec![mount],
+            );
+            &request.mount_path
+        }
+        Mount::Taken => {
+            let name = shorten(text(container, "name"), NAME);
+            warnings.push(format!(
+                "container {name:?} has a mount of its own at the tokens' path: no tokens there"
+            ));
+            return;
+        }
+    };
+    let missing = variables(&request.bindings, directory)
+        .into_iter()
+        .filter(|(name, _)| {
+            !elements(container, "env")
+                .iter()
+                .any(|variable| text(variable, "name") == name)
+        })
+        .map(|(name, value)| json!({"name": name, "value": value}))
+        .collect();
+    append(patch, format!("{pointer}/env"), container.get("env"), missing);
+}
+
+enum Mount<'a> {
+    /// Our volume is mounted here, by an earlier application or by the pod's author.
+    Present(&'a str),
+    Missing,
+    /// Another volume of the author's is mounted where ours would be.
+    Taken,
+}
+
+fn mount<'a>(container: &'a Value, path: &str) -> Mount<'a> {
+    let mounts = elements(container, "volumeMounts");
+    // A file mounted by subPath is never updated: it does not count.
+    let whole = |mount: &&Value| text(mount, "subPath").is_empty() && text(mount, "subPathExpr").is_empty();
+    if let Some(ours) = mounts
+        .iter()
+        .filter(whole)
+        .find(|mount| text(mount, "name") == VOLUME)
+    {
+        return Mount::Present(text(ours, "mountPath").trim_end_matches('/'));
+    }
+    if mounts
+        .iter()
+        .any(|mount| text(mount, "mountPath").trim_end_matches('/') == path)
+    {
+        return Mount::Taken;
+    }
+    Mount::Missing
+}
+
+fn variables(bindings: &[String], directory: &str) -> Vec<(String, String)> {
+    let directory = directory.replace('$', "$$"); // kubelet expands $(NAME) in values
+    let file = |binding: &String| format!("{directory}/{}", token_path(binding));
+    let mut variables = vec![("IDTOKEN_DIR".to_owned(), directory.clone())];
+    variables.extend(
+        bindings
+            .iter()
+            .map(|binding| (file_variable(binding), file(binding))),
+    );
+    if let [only] = bindings {
+        variables.push(("IDTOKEN_FILE".to_owned(), file(only)));
+    }
+    variables
+}
+
+fn targets<'a>(pod: &'a Value, list: &'static str) -> impl Iterator<Item = Target<'a>> {
+    elements(&pod["spec"], list)
+        .iter()
+        .enumerate()
+        .filter(|(_, container)| container.is_object())
+        .map(move |(index, container)| Target {
+            pointer: format!("/spec/{list}/{index}"),
+            container,
+        })
+}

@@ -1,0 +1,251 @@
+//! The pod's annotations, parsed.
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::shorten;
+
+/// What a pod asks for: checked, and with every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Names of bindings: at least one, each a DNS subdomain, none twice.
+    pub bindings: Vec<String>,
+    /// The containers that get the mount; `None` means all.
+    pub containers: Option<Vec<String>>,
+    /// The directory of the mount: absolute, without a slash at the end.
+    pub mount_path: String,
+    /// Permissions of the token files.
+    pub file_mode: u32,
+    /// Whether the pod may start before its tokens exist.
+    pub optional: bool,
+}
+
+/// Why a pod is refused; prints the annotation, its value and the mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("annotation {annotation}: {:?} {problem}; {mend}", shorten(.value, SHOWN))]
+pub struct Refusal {
+    /// The annotation's whole key.
+    pub annotation: String,
+    /// What was found there.
+    pub value: String,
+    /// What is wrong with it, as the rest of a sentence that begins with the value.
+    pub problem: String,
+    /// What to do about it.
+    pub mend: String,
+}
+
+impl Refusal {
+    pub(super) fn new(key: &str, value: &str, problem: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self {
+            annotation: format!("{PREFIX}{key}"),
+            value: value.to_owned(),
+            problem: problem.into(),
+            mend: mend.into(),
+        }
+    }
+}
+
+/// Parses the pod's annotations. `None` when it asks for nothing, or is a mirror pod.
+pub fn request(pod: &Value) -> Result<Option<Request>, Refusal> {
+    if is_mirror(pod) {
+        return Ok(None);
+    }
+    UNSUPPORTED.iter().try_for_each(|key| unsupported(pod, key))?;
+    let Some(inject) = annotation(pod, INJECT) else {
+        return Ok(None);
+    };
+    Ok(Some(Request {
+        bindings: bindings(inject)?,
+        containers: annotation(pod, CONTAINERS)
+            .map(|value| names(CONTAINERS, value))
+            .transpose()?,
+        mount_path: mount_path(annotation(pod, MOUNT_PATH).unwrap_or("/var/run/secrets/idtoken.dev"))?,
+        file_mode: file_mode(annotation(pod, FILE_MODE).unwrap_or("0444"))?,
+        optional: flag(OPTIONAL, annotation(pod, OPTIONAL).unwrap_or("false"))?,
+    }))
+}
+
+/// One warning for each annotation under our prefix that has no meaning.
+pub(super) fn unknown_keys(pod: &Value) -> Vec<String> {
+    let Some(annotations) = annotations(pod).filter(|_| !is_mirror(pod)) else {
+        return Vec::new();
+    };
+    let known = |key: &str| KNOWN.contains(&key) || UNSUPPORTED.contains(&key);
+    annotations
+        .keys()
+        .filter_map(|key| key.strip_prefix(PREFIX))
+        .filter(|key| !known(key))
+        .map(|key| {
+            format!(
+                "annotation {:?} is not known and has no effect",
+                shorten(&format!("{PREFIX}{key}"), 75)
+            )
+        })
+        .collect()
+}
+
+/// The variable that names the file of `binding`.
+pub(super) fn file_variable(binding: &str) -> String {
+    let tail: String = binding
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    format!("IDTOKEN_FILE_{tail}")
+}
+
+/// The static pods that kubelet shows to the API server: they run whatever the API server says.
+fn is_mirror(pod: &Value) -> bool {
+    annotations(pod).is_some_and(|found| found.contains_key("kubernetes.io/config.mirror"))
+}
+
+fn annotations(pod: &Value) -> Option<&serde_json::Map<String, Value>> {
+    pod["metadata"]["annotations"].as_object()
+}
+
+/// The value of one of our annotations, without blanks around it. A blank value is the same as none.
+fn annotation<'a>(pod: &'a Value, key: &str) -> Option<&'a str> {
+    let value = annotations(pod)?.get(&format!("{PREFIX}{key}"))?.as_str()?.trim();
+    (!value.is_empty()).then_some(value)
+}
+
+/// Refused rather than ignored: a pod that counts on its guard must not run without it.
+fn unsupported(pod: &Value, key: &str) -> Result<(), Refusal> {
+    match annotation(pod, key) {
+        None | Some("false") => Ok(()),
+        Some(value) => Err(Refusal::new(
+            key,
+            value,
+            "asks for a part that this version of idtoken-operator does not have yet",
+            "remove the annotation",
+        )),
+    }
+}
+
+fn bindings(value: &str) -> Result<Vec<String>, Refusal> {
+    let names = names(INJECT, value)?;
+    let refuse = |problem: String, mend: &str| Err(Refusal::new(INJECT, value, problem, mend));
+    if names.len() > MOST_BINDINGS {
+        return refuse(
+            format!("names {} bindings", names.len()),
+            &format!("name at most {MOST_BINDINGS} of them in one pod"),
+        );
+    }
+    if let Some(name) = names.iter().find(|name| !is_dns_subdomain(name)) {
+        return refuse(
+            format!(
+                "contains {:?}, which can't be the name of an IdTokenBinding",
+                shorten(name, SHOWN)
+            ),
+            "write names of bindings, separated by commas (lower-case letters, digits, '-' and '.')",
+        );
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(name) = names.iter().find(|name| !seen.insert(file_variable(name))) {
+        return refuse(
+            format!(
+                "contains two names that both give the variable {}",
+                shorten(&file_variable(name), SHOWN)
+            ),
+            "rename one of the bindings, so that they differ in more than '-' and '.'",
+        );
+    }
+    Ok(names)
+}
+
+/// A comma-separated list of at least one name, none twice.
+fn names(key: &str, value: &str) -> Result<Vec<String>, Refusal> {
+    let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
+    if names.iter().any(String::is_empty) {
+        return Err(Refusal::new(
+            key,
+            value,
+            "contains an empty name",
+            "write names separated by single commas",
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    match names.iter().find(|name| !seen.insert(name.as_str())) {
+        Some(twice) => {
+            let problem = format!("contains {:?} more than once", shorten(twice, SHOWN));
+            Err(Refusal::new(key, value, problem, "write each name once"))
+        }
+        None => Ok(names),
+    }
+}
+
+fn mount_path(value: &str) -> Result<String, Refusal> {
+    let path = value.strip_suffix('/').unwrap_or(value);
+    let plain = |segment: &str| !matches!(segment, "" | ".");
+    let sound = path
+        .strip_prefix('/')
+        .is_some_and(|rest| rest.split('/').all(plain));
+    if !sound || path.contains("..") || path.contains(':') || path.contains(char::is_control) {
+        return Err(Refusal::new(
+            MOUNT_PATH,
+            value,
+            "can't be the directory of the tokens",
+            "write an absolute path other than '/', without '..' and ':', such as /var/run/secrets/idtoken.dev",
+        ));
+    }
+    Ok(path.to_owned())
+}
+
+fn file_mode(value: &str) -> Result<u32, Refusal> {
+    let digits = if value.len() == 4 {
+        value.strip_prefix('0').unwrap_or(value)
+    } else {
+        value
+    };
+    let octal = digits.len() == 3 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+    octal
+        .then(|| u32::from_str_radix(digits, 8).ok())
+        .flatten()
+        .ok_or_else(|| {
+            Refusal::new(
+                FILE_MODE,
+                value,
+                "is not a file mode",
+                "write three octal digits, such as 0444 or 0400",
+            )
+        })
+}
+
+fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
+    value.parse().map_err(|_| {
+        Refusal::new(
+            key,
+            value,
+            "is neither true nor false",
+            "write \"true\" or \"false\"",
+        )
+    })
+}
+
+/// RFC 1123, as Kubernetes reads it for names of objects.
+fn is_dns_subdomain(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let label = |label: &str| {
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+const PREFIX: &str = "idtoken.dev/";
+const INJECT: &str = "inject";
+pub(super) const CONTAINERS: &str = "containers";
+const MOUNT_PATH: &str = "mount-path";
+const FILE_MODE: &str = "file-mode";
+const OPTIONAL: &str = "optional";
+const KNOWN: [&str; 5] = [INJECT, CONTAINERS, MOUNT_PATH, FILE_MODE, OPTIONAL];
+const UNSUPPORTED: [&str; 3] = ["agent", "proxy", "guard"];
+
+/// Each name may cost a read from the API server.
+const MOST_BINDINGS: usize = 64;
+/// What of a value is shown in a refusal.
+const SHOWN: usize = 60;

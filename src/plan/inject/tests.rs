@@ -1,0 +1,353 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use std::{collections::BTreeMap, fs, path::Path};
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{BindingFacts, Injection, PatchOp, Refusal, inject};
+
+/// A pod, the bindings of its namespace, and the literal answer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fixture {
+    #[serde(default)]
+    bindings: BTreeMap<String, FixtureBinding>,
+    pod: Value,
+    patch: Value,
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct FixtureBinding {
+    secret_name: String,
+    key: String,
+    authorization_key: Option<String>,
+    expiration_time: Option<Timestamp>,
+}
+
+#[test]
+fn fixtures_are_answered_literally_and_only_once() {
+    let mut seen = 0;
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/inject")).unwrap() {
+        let path = entry.unwrap().path();
+        let fixture: Fixture = serde_yaml_ng::from_str(&fs::read_to_string(&path).unwrap())
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let bindings = |name: &str| {
+            fixture.bindings.get(name).map(|binding| BindingFacts {
+                secret_name: binding.secret_name.clone(),
+                key: binding.key.clone(),
+                authorization_key: binding.authorization_key.clone(),
+                expiration_time: binding.expiration_time,
+            })
+        };
+        let injection = inject(&fixture.pod, &bindings, noon()).unwrap();
+        assert_eq!(
+            serde_json::to_value(&injection.patch).unwrap(),
+            fixture.patch,
+            "{}",
+            path.display()
+        );
+        assert_eq!(injection.warnings, fixture.warnings, "{}", path.display());
+
+        let again = inject(&apply(&fixture.pod, &injection.patch), &bindings, noon()).unwrap();
+        assert_eq!(
+            again,
+            Injection {
+                patch: vec![],
+                warnings: fixture.warnings
+            },
+            "{}",
+            path.display()
+        );
+        seen += 1;
+    }
+    assert_eq!(seen, 10);
+}
+
+#[test]
+fn malformed_annotations_are_refused_with_their_mend() {
+    let cases = [
+        (
+            json!({"inject": "a,"}),
+            r#"annotation idtoken.dev/inject: "a," contains an empty name; write names separated by single commas"#,
+        ),
+        (
+            json!({"inject": "a, a"}),
+            r#"annotation idtoken.dev/inject: "a, a" contains "a" more than once; write each name once"#,
+        ),
+        (
+            json!({"inject": "a-b,a.b"}),
+            r#"annotation idtoken.dev/inject: "a-b,a.b" contains two names that both give the variable IDTOKEN_FILE_A_B; rename one of the bindings, so that they differ in more than '-' and '.'"#,
+        ),
+        (
+            json!({"inject": "Orders"}),
+            r#"annotation idtoken.dev/inject: "Orders" contains "Orders", which can't be the name of an IdTokenBinding; write names of bindings, separated by commas (lower-case letters, digits, '-' and '.')"#,
+        ),
+        (
+            json!({"inject": "a", "containers": "app,web"}),
+            r#"annotation idtoken.dev/containers: "app,web" contains "web", which is no container of this pod; choose from: setup, app"#,
+        ),
+        (
+            json!({"inject": "a", "mount-path": "/"}),
+            r#"annotation idtoken.dev/mount-path: "/" can't be the directory of the tokens; write an absolute path other than '/', without '..' and ':', such as /var/run/secrets/idtoken.dev"#,
+        ),
+        (
+            json!({"inject": "a", "file-mode": "999"}),
+            r#"annotation idtoken.dev/file-mode: "999" is not a file mode; write three octal digits, such as 0444 or 0400"#,
+        ),
+        (
+            json!({"inject": "a", "optional": "yes"}),
+            r#"annotation idtoken.dev/optional: "yes" is neither true nor false; write "true" or "false""#,
+        ),
+        (
+            json!({"guard": "front"}),
+            r#"annotation idtoken.dev/guard: "front" asks for a part that this version of idtoken-operator does not have yet; remove the annotation"#,
+        ),
+    ];
+    for (annotations, message) in cases {
+        assert_eq!(refusal(&annotations).to_string(), message);
+    }
+}
+
+#[test]
+fn every_form_of_a_malformed_value_is_refused() {
+    let too_long = "a".repeat(254);
+    let inject = [
+        ",",
+        "a,,b",
+        "-a",
+        "a-",
+        "a..b",
+        ".a",
+        "a.",
+        "a_b",
+        "a b",
+        "A",
+        "ä",
+        "a/b",
+        too_long.as_str(),
+    ];
+    let paths = [
+        "tokens", "//", "/.", "/a/./b", "/a//b", "/a/../b", "/..", "/a:b", "a/", "/a\nb",
+    ];
+    let modes = [
+        "44", "00444", "1444", "0448", "0o444", "rwx", "+44", "-444", "0x1f",
+    ];
+    let flags = ["1", "True", "TRUE", "on"];
+    let cases = inject.iter().map(|value| json!({"inject": value}));
+    let cases = cases.chain(
+        paths
+            .iter()
+            .map(|value| json!({"inject": "a", "mount-path": value})),
+    );
+    let cases = cases.chain(
+        modes
+            .iter()
+            .map(|value| json!({"inject": "a", "file-mode": value})),
+    );
+    let cases = cases.chain(
+        flags
+            .iter()
+            .map(|value| json!({"inject": "a", "optional": value})),
+    );
+    let unsupported = [
+        json!({"agent": "true"}),
+        json!({"agent": "passthrough"}),
+        json!({"proxy": "orders"}),
+    ];
+    for annotations in cases.chain(unsupported) {
+        refusal(&annotations);
+    }
+}
+
+#[test]
+fn a_long_value_is_cut_in_the_message() {
+    let message = refusal(&json!({"inject": "a", "optional": "y".repeat(300)})).to_string();
+    assert!(
+        message.starts_with(r#"annotation idtoken.dev/optional: "yyyy"#),
+        "{message}"
+    );
+    assert!(message.chars().count() < 160, "{message}");
+}
+
+#[test]
+fn longest_allowed_name_is_accepted_and_its_warning_is_short() {
+    let name = format!("{}.{}", "a".repeat(126), "b".repeat(126));
+    let injection = inject(&pod(&json!({"inject": name})), &|_| None, noon()).unwrap();
+    assert_eq!(injection.warnings.len(), 1);
+    assert!(
+        injection.warnings[0].chars().count() <= 120,
+        "{}",
+        injection.warnings[0]
+    );
+}
+
+#[test]
+fn number_of_bindings_is_limited() {
+    let names = |count: usize| (0..count).map(|i| format!("b{i}")).collect::<Vec<_>>().join(",");
+    assert!(inject(&pod(&json!({"inject": names(64)})), &|_| None, noon()).is_ok());
+    assert!(
+        refusal(&json!({"inject": names(65)}))
+            .to_string()
+            .contains("names 65 bindings; name at most 64")
+    );
+}
+
+#[test]
+fn a_volume_of_another_type_with_our_name_is_refused() {
+    let mut pod = pod(&json!({"inject": "orders"}));
+    pod["spec"]["volumes"] = json!([{"name": "idtoken", "emptyDir": {}}]);
+    assert_eq!(
+        inject(&pod, &|_| None, noon()).unwrap_err().to_string(),
+        r#"annotation idtoken.dev/inject: "orders" needs a volume named "idtoken", but the pod has a volume of another type with that name; rename that volume in the pod"#
+    );
+}
+
+proptest! {
+    #[test]
+    fn twice_is_once_and_nothing_but_additions(pod in arbitrary_pod(), known in any::<bool>()) {
+        let facts = |name: &str| known.then(|| BindingFacts {
+            secret_name: format!("{name}-secret"),
+            key: "k".into(),
+            authorization_key: Some("a".into()),
+            expiration_time: None,
+        });
+        let first = inject(&pod, &facts, noon()).unwrap();
+        let patched = apply(&pod, &first.patch);
+        prop_assert!(contains(&patched, &pod), "something is gone: {patched}");
+        let second = inject(&patched, &facts, noon()).unwrap();
+        prop_assert_eq!(second.patch, vec![]);
+        for warning in first.warnings {
+            prop_assert!(warning.chars().count() <= 120);
+        }
+    }
+
+    #[test]
+    fn any_annotation_is_answered_without_a_panic(values in prop::collection::vec("\\PC{0,40}", 5)) {
+        let keys = ["inject", "containers", "mount-path", "file-mode", "optional"];
+        let annotations: serde_json::Map<_, _> =
+            keys.iter().zip(values).map(|(key, value)| ((*key).to_owned(), Value::from(value))).collect();
+        if let Err(refusal) = inject(&pod(&Value::from(annotations)), &|_| None, noon()) {
+            prop_assert!(refusal.to_string().starts_with("annotation idtoken.dev/"));
+        }
+    }
+}
+
+/// Pods with fields that nobody knows, with and without arrays, some already holding parts of an injection.
+fn arbitrary_pod() -> impl Strategy<Value = Value> {
+    let mount = prop_oneof![
+        Just(json!({"name": "data", "mountPath": "/data", "newMountField": [1]})),
+        Just(json!({"name": "idtoken", "mountPath": "/tokens"})),
+        Just(json!({"name": "other", "mountPath": "/var/run/secrets/idtoken.dev"})),
+        Just(json!({"name": "idtoken", "mountPath": "/one", "subPath": "orders/token"})),
+    ];
+    let variable = prop_oneof![
+        Just(json!({"name": "IDTOKEN_FILE", "value": "/mine"})),
+        Just(json!({"name": "IDTOKEN_DIR", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})),
+        Just(json!({"name": "OTHER", "newFieldOfVariables": true})),
+    ];
+    let volume = prop_oneof![
+        Just(json!({"name": "data", "newVolumeType": {"x": 1}})),
+        Just(json!({"name": "idtoken", "projected": {}})),
+        Just(json!({"name": "idtoken", "projected": {"sources": [
+            {"secret": {"name": "x", "items": [{"key": "k", "path": "orders/token"}]}, "unknown": 1},
+            {"clusterTrustBundle": {"path": "ca"}}
+        ]}})),
+    ];
+    let container = (array(mount), array(variable), 0..3u8).prop_map(|(mounts, env, unknown)| {
+        json!({"name": "c", "volumeMounts": mounts, "env": env, "fieldOfTheFuture": {"n": unknown}})
+    });
+    let containers = || prop::collection::vec(container.clone(), 0..3);
+    (
+        containers(),
+        containers(),
+        array(volume),
+        prop_oneof![Just("orders"), Just("orders,stock")],
+    )
+        .prop_map(|(init, main, volumes, names)| {
+            prune(json!({
+                "metadata": {"annotations": {"idtoken.dev/inject": names, "a": "b"}, "newMeta": {}},
+                "spec": {"initContainers": init, "containers": main, "volumes": volumes, "newSpec": [{}]},
+            }))
+        })
+}
+
+/// Absent (as a mark that `prune` removes), empty, or with elements of different names.
+fn array(element: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value = Value> + Clone {
+    prop::option::of(prop::collection::vec(element, 0..3))
+        .prop_map(|items| match items {
+            None => json!("absent"),
+            Some(items) => {
+                let mut names = std::collections::BTreeSet::new();
+                items
+                    .into_iter()
+                    .filter(|item| names.insert(item["name"].to_string()))
+                    .collect()
+            }
+        })
+        .boxed()
+}
+
+fn prune(value: Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, v)| *v != json!("absent"))
+            .map(|(k, v)| (k, prune(v)))
+            .collect(),
+        Value::Array(items) => items.into_iter().map(prune).collect(),
+        other => other,
+    }
+}
+
+/// Whether `whole` is `part` with additions only: more members in objects, more elements at the end of arrays.
+fn contains(whole: &Value, part: &Value) -> bool {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => part
+            .iter()
+            .all(|(key, value)| whole.get(key).is_some_and(|found| contains(found, value))),
+        (Value::Array(whole), Value::Array(part)) => {
+            whole.len() >= part.len()
+                && part
+                    .iter()
+                    .zip(whole)
+                    .all(|(value, found)| contains(found, value))
+        }
+        _ => whole == part,
+    }
+}
+
+fn apply(pod: &Value, patch: &[PatchOp]) -> Value {
+    let patch: json_patch::Patch = serde_json::from_value(serde_json::to_value(patch).unwrap()).unwrap();
+    let mut patched = pod.clone();
+    json_patch::patch(&mut patched, &patch).unwrap();
+    patched
+}
+
+fn refusal(annotations: &Value) -> Refusal {
+    match inject(&pod(annotations), &|_| None, noon()) {
+        Err(refusal) => refusal,
+        Ok(injection) => panic!("{annotations} is accepted: {injection:?}"),
+    }
+}
+
+fn pod(annotations: &Value) -> Value {
+    let annotations: serde_json::Map<_, _> = annotations
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(key, value)| (format!("idtoken.dev/{key}"), value.clone()))
+        .collect();
+    json!({
+        "metadata": {"annotations": annotations},
+        "spec": {"initContainers": [{"name": "setup"}], "containers": [{"name": "app"}]},
+    })
+}
+
+fn noon() -> Timestamp {
+    "2026-11-22T12:00:00Z".parse().unwrap()
+}

@@ -1,0 +1,245 @@
+//! What the webhook knows of bindings: a watch cache first, then one live read, then for a while nothing more.
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt::Display,
+    marker::PhantomData,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+use crate::plan::inject::BindingFacts;
+
+/// Answers for bindings by name.
+pub trait BindingLookup: Send + Sync + 'static {
+    /// Looks for the binding `name` of `namespace`.
+    fn find(&self, namespace: &str, name: &str) -> impl Future<Output = Lookup> + Send;
+}
+
+/// The answer for one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// There is such a binding.
+    Found(BindingFacts),
+    /// There is none.
+    Missing,
+    /// Nobody could say in time.
+    Unavailable,
+}
+
+/// A lookup in `cached`, a watch cache, and by `live`, a read from the API server, where the cache has nothing: caches lag,
+/// and a binding is often created just before its pod.
+pub struct CachedLookup<C, L, E> {
+    cached: C,
+    live: L,
+    absent: Mutex<Absent>,
+    reads: Semaphore,
+    error: PhantomData<fn() -> E>,
+}
+
+impl<C, L, F, E> CachedLookup<C, L, E>
+where
+    C: Fn(&str, &str) -> Option<BindingFacts> + Send + Sync + 'static,
+    L: Fn(String, String) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Option<BindingFacts>, E>> + Send,
+    E: Display + 'static,
+{
+    /// Both functions take a namespace and a name.
+    pub fn new(cached: C, live: L) -> Self {
+        let (absent, reads) = (Mutex::default(), Semaphore::new(READS));
+        Self {
+            cached,
+            live,
+            absent,
+            reads,
+            error: PhantomData,
+        }
+    }
+
+    async fn read(&self, namespace: &str, name: &str) -> Lookup {
+        let read = async {
+            let _permit = self.reads.acquire().await;
+            (self.live)(namespace.to_owned(), name.to_owned()).await
+        };
+        match timeout(READ, read).await {
+            Ok(Ok(Some(facts))) => Lookup::Found(facts),
+            Ok(Ok(None)) => {
+                self.absent().insert(namespace, name, Instant::now());
+                Lookup::Missing
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(namespace, name, %error, "binding not read");
+                Lookup::Unavailable
+            }
+            Err(_) => {
+                tracing::warn!(namespace, name, "binding not read in time");
+                Lookup::Unavailable
+            }
+        }
+    }
+
+    fn absent(&self) -> MutexGuard<'_, Absent> {
+        self.absent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C, L, F, E> BindingLookup for CachedLookup<C, L, E>
+where
+    C: Fn(&str, &str) -> Option<BindingFacts> + Send + Sync + 'static,
+    L: Fn(String, String) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Option<BindingFacts>, E>> + Send,
+    E: Display + 'static,
+{
+    async fn find(&self, namespace: &str, name: &str) -> Lookup {
+        if let Some(facts) = (self.cached)(namespace, name) {
+            return Lookup::Found(facts);
+        }
+        if self.absent().contains(namespace, name, Instant::now()) {
+            return Lookup::Missing;
+        }
+        self.read(namespace, name).await
+    }
+}
+
+/// Names that were not there a moment ago, in the order in which they were asked for.
+#[derive(Default)]
+struct Absent {
+    until: HashMap<(String, String), Instant>,
+    order: VecDeque<((String, String), Instant)>,
+}
+
+impl Absent {
+    fn contains(&mut self, namespace: &str, name: &str, now: Instant) -> bool {
+        self.forget(now);
+        self.until.contains_key(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    fn insert(&mut self, namespace: &str, name: &str, now: Instant) {
+        let (key, until) = ((namespace.to_owned(), name.to_owned()), now + ABSENT);
+        self.until.insert(key.clone(), until);
+        self.order.push_back((key, until));
+        self.forget(now);
+    }
+
+    /// Drops what is over, and the oldest where there are too many.
+    fn forget(&mut self, now: Instant) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(_, until)| *until <= now || self.order.len() > MOST_ABSENT)
+        {
+            let Some((key, until)) = self.order.pop_front() else {
+                return;
+            };
+            if self.until.get(&key) == Some(&until) {
+                self.until.remove(&key);
+            }
+        }
+    }
+}
+
+/// How long the API server has for one answer; it waits for ours for 5 s.
+const READ: Duration = Duration::from_secs(2);
+/// Reads at the same time.
+const READS: usize = 16;
+/// How long a missing binding counts as missing. The watch cache is asked first all the same.
+const ABSENT: Duration = Duration::from_secs(5);
+/// Bounds the memory that somebody can take by asking for names that don't exist.
+const MOST_ABSENT: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    fn facts() -> BindingFacts {
+        BindingFacts {
+            secret_name: "s".into(),
+            key: "k".into(),
+            authorization_key: None,
+            expiration_time: None,
+        }
+    }
+
+    /// A lookup whose cache holds `cached` only, and the number of live reads so far.
+    fn lookup(
+        live: impl Fn(&str) -> Result<Option<BindingFacts>, &'static str> + Send + Sync + 'static,
+    ) -> (impl BindingLookup, Arc<AtomicUsize>) {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let count = reads.clone();
+        let live = move |_: String, name: String| {
+            count.fetch_add(1, Ordering::SeqCst);
+            std::future::ready(live(&name))
+        };
+        (
+            CachedLookup::new(|_: &str, name: &str| (name == "cached").then(facts), live),
+            reads,
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cache_answers_without_a_read() {
+        let (lookup, reads) = lookup(|_| Err("not asked"));
+        assert_eq!(lookup.find("ns", "cached").await, Lookup::Found(facts()));
+        assert_eq!(reads.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn binding_that_the_cache_lacks_is_read() {
+        let (lookup, _) = lookup(|_| Ok(Some(facts())));
+        assert_eq!(lookup.find("ns", "new").await, Lookup::Found(facts()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn absence_is_remembered_for_five_seconds() {
+        let created = Arc::new(AtomicBool::new(false));
+        let there = created.clone();
+        let (lookup, reads) = lookup(move |_| Ok(there.load(Ordering::SeqCst).then(facts)));
+        assert_eq!(lookup.find("ns", "a").await, Lookup::Missing);
+        created.store(true, Ordering::SeqCst);
+        tokio::time::advance(Duration::from_millis(4_999)).await;
+        assert_eq!(lookup.find("ns", "a").await, Lookup::Missing);
+        assert_eq!(reads.load(Ordering::SeqCst), 1);
+        assert_eq!(lookup.find("other", "a").await, Lookup::Found(facts()));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(lookup.find("ns", "a").await, Lookup::Found(facts()));
+        assert_eq!(reads.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_read_is_not_an_absence() {
+        let (lookup, reads) = lookup(|_| Err("connection refused"));
+        assert_eq!(lookup.find("ns", "a").await, Lookup::Unavailable);
+        assert_eq!(lookup.find("ns", "a").await, Lookup::Unavailable);
+        assert_eq!(reads.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn read_that_hangs_is_given_up_after_two_seconds() {
+        let live = |_, _| std::future::pending::<Result<_, &str>>();
+        let lookup = CachedLookup::new(|_: &str, _: &str| None, live);
+        let start = Instant::now();
+        assert_eq!(lookup.find("ns", "a").await, Lookup::Unavailable);
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn memory_of_absences_is_bounded() {
+        let (mut absent, now) = (Absent::default(), Instant::now());
+        for i in 0..5_000 {
+            absent.insert("ns", &i.to_string(), now);
+        }
+        assert_eq!((absent.until.len(), absent.order.len()), (4096, 4096));
+        assert!(!absent.contains("ns", "903", now) && absent.contains("ns", "904", now));
+        absent.forget(now + Duration::from_secs(5));
+        assert_eq!((absent.until.len(), absent.order.len()), (0, 0));
+    }
+}

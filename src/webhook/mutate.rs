@@ -1,0 +1,141 @@
+//! `POST /mutate`: asks the lookup, then [`plan::inject`](crate::plan::inject), and answers.
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::StatusCode,
+    routing::post,
+};
+use futures::future::join_all;
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+use serde_json::Value;
+
+use super::{
+    lookup::{BindingLookup, Lookup},
+    review::{self, Request},
+};
+use crate::plan::inject::{self, BindingFacts, Injection, Refusal};
+
+/// How reviews ended: `injected`, `unchanged`, `refused` or `malformed`.
+#[derive(Debug, Clone, Default)]
+pub struct Outcomes(Family<Outcome, Counter>);
+
+impl Outcomes {
+    /// Makes the counter known.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "idtoken_webhook_reviews",
+            "Pod admission reviews by result",
+            self.0.clone(),
+        );
+    }
+
+    /// How many ended in `result`.
+    #[must_use]
+    pub fn count(&self, result: &'static str) -> u64 {
+        self.0.get_or_create(&Outcome { result }).get()
+    }
+
+    fn add(&self, result: &'static str) {
+        self.0.get_or_create(&Outcome { result }).inc();
+    }
+}
+
+/// The webhook's HTTP interface. `now` is the wall clock.
+pub fn router<L: BindingLookup>(lookup: Arc<L>, outcomes: Outcomes, now: fn() -> Timestamp) -> Router {
+    Router::new()
+        .route("/mutate", post(mutate::<L>))
+        .layer(DefaultBodyLimit::max(BODY))
+        .with_state(Arc::new(Webhook {
+            lookup,
+            outcomes,
+            now,
+        }))
+}
+
+struct Webhook<L> {
+    lookup: Arc<L>,
+    outcomes: Outcomes,
+    now: fn() -> Timestamp,
+}
+
+/// Nothing but the answer comes of it, so a dry run is a run like any other.
+async fn mutate<L: BindingLookup>(
+    State(webhook): State<Arc<Webhook<L>>>,
+    body: Bytes,
+) -> Result<Json<Value>, (StatusCode, String)> {
+    let request = Request::parse(&body).map_err(|error| {
+        webhook.outcomes.add("malformed");
+        (StatusCode::BAD_REQUEST, error.to_string())
+    })?;
+    let decided = if request.creates_pod() {
+        webhook.decide(&request).await
+    } else {
+        Ok(Injection::default())
+    };
+    Ok(Json(webhook.answer(&request, decided)))
+}
+
+impl<L: BindingLookup> Webhook<L> {
+    async fn decide(&self, request: &Request) -> Result<Injection, Refusal> {
+        let pod = &request.object;
+        let names = inject::request(pod)?
+            .map(|request| request.bindings)
+            .unwrap_or_default();
+        let bindings = self.bindings(&request.namespace, names).await;
+        inject::inject(pod, &|name| bindings.get(name).cloned(), (self.now)())
+    }
+
+    async fn bindings(&self, namespace: &str, names: Vec<String>) -> HashMap<String, BindingFacts> {
+        let find = async |name: String| match self.lookup.find(namespace, &name).await {
+            Lookup::Found(facts) => Some((name, facts)),
+            Lookup::Missing | Lookup::Unavailable => None,
+        };
+        join_all(names.into_iter().map(find))
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    fn answer(&self, request: &Request, decided: Result<Injection, Refusal>) -> Value {
+        let Request {
+            uid, namespace, name, ..
+        } = request;
+        match decided {
+            Ok(injection) => {
+                let result = if injection.patch.is_empty() {
+                    "unchanged"
+                } else {
+                    "injected"
+                };
+                self.outcomes.add(result);
+                tracing::debug!(uid, namespace, name, result, "pod reviewed");
+                review::allowed(uid, &injection)
+            }
+            Err(refusal) => {
+                self.outcomes.add("refused");
+                tracing::info!(uid, namespace, name, %refusal, "pod refused");
+                review::denied(uid, &refusal.to_string())
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    result: &'static str,
+}
+
+/// What the API server itself accepts from a client.
+const BODY: usize = 3 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

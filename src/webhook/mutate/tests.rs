@@ -1,0 +1,177 @@
+#![allow(clippy::unwrap_used)]
+use axum::{body::Body, http::Request as HttpRequest};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http_body_util::BodyExt;
+use serde_json::json;
+use tower::ServiceExt;
+
+use super::*;
+
+/// One binding, `orders` in namespace `shop`, whose token expired in 2020.
+struct Shop;
+
+impl BindingLookup for Shop {
+    async fn find(&self, namespace: &str, name: &str) -> Lookup {
+        match (namespace, name) {
+            ("shop", "orders") => Lookup::Found(BindingFacts {
+                secret_name: "orders-secret".into(),
+                key: "jwt".into(),
+                authorization_key: None,
+                expiration_time: Some("2020-01-01T00:00:00Z".parse().unwrap()),
+            }),
+            _ => Lookup::Missing,
+        }
+    }
+}
+
+#[tokio::test]
+async fn annotated_pod_is_patched() {
+    let (status, answer, _) = review(creation("shop", "orders")).await;
+    assert_eq!(status, 200);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let response = &answer["response"];
+    assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
+    assert_eq!(answer["kind"], "AdmissionReview");
+    assert_eq!(response["uid"], "705ab4f5-6393-11e8-b7cc-42010a800002");
+    assert_eq!(response["allowed"], true);
+    assert_eq!(response["patchType"], "JSONPatch");
+    assert_eq!(
+        response["warnings"],
+        json!([r#"the token of IdTokenBinding "orders" expired at 2020-01-01T00:00:00Z; see its status"#])
+    );
+    let patch = BASE64_STANDARD
+        .decode(response["patch"].as_str().unwrap())
+        .unwrap();
+    let patch: Value = serde_json::from_slice(&patch).unwrap();
+    assert_eq!(patch[0]["op"], "add");
+    assert_eq!(patch[0]["path"], "/spec/volumes");
+    assert_eq!(
+        patch[0]["value"][0]["projected"]["sources"][0]["secret"]["name"],
+        "orders-secret"
+    );
+    assert_eq!(patch.as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn namespace_is_the_requests_and_not_the_objects() {
+    let mut review_of_other = creation("elsewhere", "orders");
+    review_of_other["request"]["object"]["metadata"]["namespace"] = json!("shop");
+    let (_, answer, _) = review(review_of_other).await;
+    assert!(answer.contains("is not known (yet)"), "{answer}");
+}
+
+#[tokio::test]
+async fn malformed_annotation_is_refused() {
+    let (status, answer, outcomes) = review(creation("shop", "Orders!")).await;
+    assert_eq!(status, 200);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(
+        answer["response"],
+        json!({
+            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+            "allowed": false,
+            "status": {
+                "status": "Failure",
+                "code": 400,
+                "reason": "BadRequest",
+                "message": "annotation idtoken.dev/inject: \"Orders!\" contains \"Orders!\", which can't be the name of an \
+                            IdTokenBinding; write names of bindings, separated by commas (lower-case letters, digits, \
+                            '-' and '.')",
+            },
+        })
+    );
+    assert_eq!(outcomes.count("refused"), 1);
+}
+
+#[tokio::test]
+async fn whatever_is_not_the_creation_of_a_pod_is_let_through() {
+    for (field, value) in [
+        ("operation", json!("UPDATE")),
+        ("subResource", json!("ephemeralcontainers")),
+        ("kind", json!({"group": "apps", "version": "v1", "kind": "Pod"})),
+        ("object", json!(null)),
+    ] {
+        let mut other = creation("shop", "orders");
+        other["request"][field] = value;
+        let (status, answer, outcomes) = review(other).await;
+        assert_eq!(status, 200);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let unchanged = json!({"uid": "705ab4f5-6393-11e8-b7cc-42010a800002", "allowed": true});
+        assert_eq!(answer["response"], unchanged, "{field}");
+        assert_eq!(outcomes.count("unchanged"), 1);
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_not_a_review_is_a_bad_request() {
+    for (body, message) in [
+        (json!("nonsense"), "not an AdmissionReview: invalid type"),
+        (
+            json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1"}),
+            "has no request with a uid",
+        ),
+        (
+            json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": {"uid": ""}}),
+            "with a uid",
+        ),
+        (
+            json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1beta1"}),
+            "is not admission.k8s.io/v1",
+        ),
+        (
+            json!({"kind": "Pod", "apiVersion": "admission.k8s.io/v1"}),
+            "is not admission.k8s.io/v1 AdmissionReview",
+        ),
+    ] {
+        let (status, answer, outcomes) = review(body).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.contains(message), "{answer}");
+        assert_eq!(outcomes.count("malformed"), 1);
+    }
+}
+
+#[tokio::test]
+async fn body_of_more_than_three_mebibytes_is_cut_off() {
+    let large = |size: usize| json!({"padding": "x".repeat(size)});
+    assert_eq!(review(large(3 * 1024 * 1024 - 100)).await.0, 400, "read");
+    assert_eq!(review(large(3 * 1024 * 1024)).await.0, 413);
+}
+
+async fn review(body: Value) -> (u16, String, Outcomes) {
+    let outcomes = Outcomes::default();
+    let router = router(Arc::new(Shop), outcomes.clone(), || {
+        "2026-11-22T12:00:00Z".parse().unwrap()
+    });
+    let request = HttpRequest::post("/mutate").header("content-type", "application/json");
+    let response = router
+        .oneshot(request.body(Body::from(body.to_string())).unwrap())
+        .await
+        .unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap(), outcomes)
+}
+
+/// As the API server sends it.
+fn creation(namespace: &str, inject: &str) -> Value {
+    json!({
+        "kind": "AdmissionReview",
+        "apiVersion": "admission.k8s.io/v1",
+        "request": {
+            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": namespace,
+            "operation": "CREATE",
+            "userInfo": {"username": "admin"},
+            "object": {
+                "kind": "Pod",
+                "apiVersion": "v1",
+                "metadata": {"generateName": "app-", "annotations": {"idtoken.dev/inject": inject}},
+                "spec": {"containers": [{"name": "app", "image": "app", "fieldOfTheFuture": 1}]},
+            },
+            "oldObject": null,
+            "dryRun": true,
+        },
+    })
+}
