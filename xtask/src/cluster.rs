@@ -7,8 +7,10 @@
 //!
 //! # Caveats
 //! - There is no node and no scheduler: pods are admitted and stored, but they do not run.
-//! - Without the controller manager nothing collects garbage, namespaces do not finish deleting, and the `ServiceAccount`
-//!   admission plugin is off, because nothing creates the `default` accounts that it insists on. `TokenRequest` works.
+//! - Without the controller manager nothing collects garbage, namespaces do not finish deleting, the cluster roles `view`,
+//!   `edit` and `admin` are empty, and the `ServiceAccount` admission plugin is off, because nothing creates the `default`
+//!   accounts that it insists on. `TokenRequest` works.
+//! - The garbage collector learns of new kinds (CRDs) only every 30 s.
 
 mod arguments;
 mod certificates;

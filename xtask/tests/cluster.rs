@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount};
-use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
@@ -115,11 +115,11 @@ async fn the_controller_manager_makes_accounts_and_collects_garbage() {
     };
     let owner = maps.create(&PostParams::default(), &owner).await.unwrap();
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
-    let owned: Secret = serde_json::from_value(json!({"metadata": {"name": "owned", "ownerReferences": [
+    let dependent: Secret = serde_json::from_value(json!({"metadata": {"name": "owned", "ownerReferences": [
         {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.metadata.uid}
     ]}}))
     .unwrap();
-    secrets.create(&PostParams::default(), &owned).await.unwrap();
+    secrets.create(&PostParams::default(), &dependent).await.unwrap();
     Api::<Pod>::namespaced(client, "default")
         .create(&PostParams::default(), &pod())
         .await
@@ -196,16 +196,7 @@ async fn users_are_who_they_are_said_to_be_and_have_only_their_own_rights() {
         matches!(&refused, kube::Error::Api(status) if status.code == 403),
         "{refused}"
     );
-    let binding: ClusterRoleBinding = serde_json::from_value(json!({
-        "metadata": {"name": "app"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
-        "subjects": [{"kind": "ServiceAccount", "name": "app", "namespace": "default"}],
-    }))
-    .unwrap();
-    Api::all(cluster.client())
-        .create(&PostParams::default(), &binding)
-        .await
-        .unwrap();
+    allow_listing_namespaces(&cluster.client(), "app").await;
     for client in [by_token, by_certificate] {
         wait_for(
             "the right to list namespaces",
@@ -357,6 +348,29 @@ fn named(name: &str) -> ObjectMeta {
 fn pod() -> Pod {
     let pod = json!({"metadata": {"name": "app"}, "spec": {"containers": [{"name": "app", "image": "app"}]}});
     serde_json::from_value(pod).unwrap()
+}
+
+/// Lets a `ServiceAccount` of the namespace `default` list namespaces.
+async fn allow_listing_namespaces(client: &kube::Client, account: &str) {
+    let role: ClusterRole = serde_json::from_value(json!({
+        "metadata": {"name": "lister"},
+        "rules": [{"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list"]}],
+    }))
+    .unwrap();
+    Api::all(client.clone())
+        .create(&PostParams::default(), &role)
+        .await
+        .unwrap();
+    let binding: ClusterRoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": "lister"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "lister"},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": "default"}],
+    }))
+    .unwrap();
+    Api::all(client.clone())
+        .create(&PostParams::default(), &binding)
+        .await
+        .unwrap();
 }
 
 async fn client_of(kubeconfig: &Path) -> kube::Client {

@@ -132,12 +132,13 @@ fn flag(name: &str, value: impl std::fmt::Display) -> String {
 const ETCD_URL: &str = "unix://etcd.sock:0";
 
 /// What works without nodes.
-const CONTROLLERS: [&str; 9] = [
+const CONTROLLERS: [&str; 10] = [
     "garbage-collector-controller",
     "namespace-controller",
     "serviceaccount-controller",
     "serviceaccount-token-controller",
     "root-ca-certificate-publisher-controller",
+    "clusterrole-aggregation-controller",
     "deployment-controller",
     "replicaset-controller",
     "job-controller",

@@ -139,7 +139,7 @@ async fn down(args: &DownArgs) -> anyhow::Result<()> {
 fn env(cluster: &Detached) -> anyhow::Result<()> {
     if !cluster.is_running() {
         bail!(
-            "the cluster {:?} is not running: start it with cargo xtask cluster up{}",
+            "the cluster {:?} is not running; start it with: cargo xtask cluster up{}",
             cluster.name(),
             name_option(cluster)
         );
