@@ -20,6 +20,7 @@ mod home;
 mod kubeconfig;
 mod start;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -70,7 +71,7 @@ impl Cluster {
 
     /// The kubeconfig of an administrator.
     #[must_use]
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub fn kubeconfig(&self) -> &Path {
         self.home.kubeconfig()
     }
 
@@ -197,6 +198,16 @@ impl Drop for Cluster {
         while let Some(process) = self.processes.pop() {
             drop(process);
         }
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Cluster")
+            .field("server", &self.access.server)
+            .field("directory", &self.home.path())
+            .finish_non_exhaustive()
     }
 }
 

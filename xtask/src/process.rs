@@ -273,10 +273,12 @@ impl Drop for Process {
 }
 
 /// Repeats `attempt` until it succeeds; after `within`, fails with `what` and the last attempt's error.
-pub async fn wait_for<T>(
+///
+/// Not `AsyncFnMut`: a future that awaits one is not `Send`, as far as the compiler can tell.
+pub async fn wait_for<T, F: Future<Output = anyhow::Result<T>>>(
     what: &str,
     within: Duration,
-    mut attempt: impl AsyncFnMut() -> anyhow::Result<T>,
+    mut attempt: impl FnMut() -> F,
 ) -> anyhow::Result<T> {
     let deadline = Instant::now() + within;
     let mut last = None;
@@ -361,6 +363,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
 
     use super::*;
+    use std::cell::Cell;
 
     fn sh(script: &str) -> Program {
         Program::new("sh").args(["-c", script])
@@ -469,15 +472,15 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_in_vain_tells_the_last_reason() {
-        let mut tries = 0;
+        let tries = Cell::new(0);
         let error = wait_for("the moon", Duration::from_millis(200), async || {
-            tries += 1;
+            tries.set(tries.get() + 1);
             bail!("still dark") as anyhow::Result<()>
         })
         .await
         .unwrap_err();
         assert_eq!(error.to_string(), "waited 0.2 s for the moon: still dark");
-        assert!(tries > 1);
+        assert!(tries.get() > 1);
     }
 
     #[test]

@@ -21,7 +21,9 @@ use xtask::process::{Process, Program, send_signal, wait_for};
 #[tokio::test]
 #[ignore = "tier api: needs a kube-apiserver"]
 async fn two_clusters_do_not_disturb_each_other_and_leave_nothing() {
-    let (one, two) = tokio::join!(start(), start());
+    // On a task of its own: the start is Send, and no runtime or thread need outlive it.
+    let (one, two) = tokio::join!(tokio::spawn(start()), tokio::spawn(start()));
+    let (one, two) = (one.unwrap(), two.unwrap());
     let traces: Vec<Traces> = [&one, &two].map(Traces::of).into();
     for (cluster, word) in [(&one, "one"), (&two, "two")] {
         let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), "default");
@@ -40,7 +42,7 @@ async fn two_clusters_do_not_disturb_each_other_and_leave_nothing() {
             .map(|map| map.data.as_ref().unwrap()["word"].as_str())
             .collect();
         assert_eq!(words, [word]);
-        assert_eq!(mode(&cluster.kubeconfig()), 0o600);
+        assert_eq!(mode(cluster.kubeconfig()), 0o600);
         assert_eq!(mode(cluster.directory()), 0o700);
         assert!(
             cluster
@@ -228,7 +230,7 @@ async fn a_server_that_dies_early_says_why() {
             api_server_args: vec![flag],
             ..ClusterOptions::default()
         };
-        format!("{:#}", Cluster::start(options).await.err().unwrap())
+        format!("{:#}", Cluster::start(options).await.unwrap_err())
     };
     let error = failing("--no-such-flag".to_owned()).await;
     assert!(

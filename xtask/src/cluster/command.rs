@@ -106,7 +106,7 @@ async fn run_in_foreground(options: ClusterOptions) -> anyhow::Result<()> {
     };
     println!(
         "The cluster is running.\n  {}\nEnd it with Ctrl-C.",
-        export(&cluster.kubeconfig())
+        export(cluster.kubeconfig())
     );
     tokio::select! {
         _ = terminate.recv() => {}

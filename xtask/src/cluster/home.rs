@@ -11,10 +11,10 @@ use anyhow::Context as _;
 #[derive(Debug)]
 pub(super) struct Home {
     path: PathBuf,
+    kubeconfig: PathBuf,
     /// Locked for as long as the owner of a temporary directory lives: so others know it from one left behind.
-    _owner: Option<File>,
+    owner: Option<File>,
     kept: bool,
-    detached: bool,
 }
 
 impl Home {
@@ -29,12 +29,7 @@ impl Home {
             .keep();
         let owner = File::create(path.join(OWNER))?;
         owner.lock().context("cannot lock the directory of the cluster")?;
-        Ok(Self {
-            path,
-            _owner: Some(owner),
-            kept: false,
-            detached: false,
-        })
+        Ok(Self::new(path, Some(owner)))
     }
 
     /// A directory of a known name, for a cluster that outlives this process. There must be none yet.
@@ -44,25 +39,29 @@ impl Home {
             .mode(0o700)
             .create(&path)
             .with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self {
+        Ok(Self::new(path, None))
+    }
+
+    fn new(path: PathBuf, owner: Option<File>) -> Self {
+        Self {
+            kubeconfig: path.join(KUBECONFIG),
             path,
-            _owner: None,
+            owner,
             kept: false,
-            detached: true,
-        })
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn kubeconfig(&self) -> PathBuf {
-        self.path.join(KUBECONFIG)
+    pub(super) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// Whether its cluster is to outlive this process.
     pub(super) fn is_detached(&self) -> bool {
-        self.detached
+        self.owner.is_none()
     }
 
     /// Notes the id of a process, for whoever is to end it later.

@@ -75,14 +75,11 @@ impl Start {
     async fn etcd(&self) -> anyhow::Result<Process> {
         let mut etcd = self.spawn(Tool::Etcd, ETCD, arguments::etcd(self.home.path()))?;
         let socket = self.files.etcd_socket();
-        until_alive(&mut etcd, async || {
-            wait_for("etcd", START_LIMIT, async || {
-                ensure!(socket.exists(), "it has not opened {}", socket.display());
-                Ok(())
-            })
-            .await
-        })
-        .await?;
+        let opened = wait_for("etcd", START_LIMIT, async || {
+            ensure!(socket.exists(), "it has not opened {}", socket.display());
+            Ok(())
+        });
+        while_alive(&mut etcd, opened).await?;
         Ok(etcd)
     }
 
@@ -106,13 +103,8 @@ impl Start {
         let arguments = arguments::api_server(&self.files, port, &self.issuer, &self.options);
         let mut process = self.spawn(Tool::KubeApiserver, API_SERVER, arguments)?;
         let client = kube::Client::try_from(config.clone())?;
-        until_alive(&mut process, async || {
-            wait_for("kube-apiserver to be ready", START_LIMIT, async || {
-                ready(&client).await
-            })
-            .await
-        })
-        .await?;
+        let ready = wait_for("/readyz", START_LIMIT, async || ready(&client).await);
+        while_alive(&mut process, ready).await?;
         Ok((process, access, config))
     }
 
@@ -129,15 +121,10 @@ impl Start {
         let mut process = self.spawn(Tool::KubeControllerManager, CONTROLLER_MANAGER, arguments)?;
         let accounts: kube::Api<ServiceAccount> =
             kube::Api::namespaced(kube::Client::try_from(config.clone())?, "default");
-        until_alive(&mut process, async || {
-            wait_for(
-                "kube-controller-manager to create the default ServiceAccount",
-                START_LIMIT,
-                async || accounts.get("default").await.map(drop).map_err(Into::into),
-            )
-            .await
-        })
-        .await?;
+        let worked = wait_for("the default ServiceAccount", START_LIMIT, async || {
+            accounts.get("default").await.map(drop).map_err(Into::into)
+        });
+        while_alive(&mut process, worked).await?;
         Ok(process)
     }
 
@@ -145,8 +132,8 @@ impl Start {
     async fn administrator(&self, access: &Access) -> anyhow::Result<kube::Config> {
         let credential = self.authority.client("administrator", &["system:masters"])?;
         let path = self.home.kubeconfig();
-        kubeconfig::write(&path, access, "administrator", &Identity::Certificate(credential))?;
-        let kubeconfig = Kubeconfig::read_from(&path)?;
+        kubeconfig::write(path, access, "administrator", &Identity::Certificate(credential))?;
+        let kubeconfig = Kubeconfig::read_from(path)?;
         Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
     }
 
@@ -176,12 +163,12 @@ fn write_certificates(files: &Files, authority: &Authority) -> anyhow::Result<()
 }
 
 /// Does `work`, unless `process` ends first: then its last lines are the error.
-async fn until_alive<T>(
+async fn while_alive<T>(
     process: &mut Process,
-    work: impl AsyncFnOnce() -> anyhow::Result<T>,
+    work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
     let result = tokio::select! {
-        result = work() => result,
+        result = work => result,
         status = process.wait() => Err(process.ended_early(status?)),
     };
     result.with_context(|| format!("{} did not start", process.name()))

@@ -13,16 +13,20 @@ use super::{Tool, is_executable};
 /// The directory for everything that outlives `target/`: `idtoken-operator` under `IDTOKEN_CACHE_DIR`,
 /// `XDG_CACHE_HOME` or `~/.cache`.
 pub fn cache_directory() -> anyhow::Result<PathBuf> {
-    let absolute = |name: &str| {
+    let base = cache_base(|name| {
         env::var_os(name)
+            .filter(|value| !value.is_empty())
             .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    absolute("IDTOKEN_CACHE_DIR")
-        .or_else(|| absolute("XDG_CACHE_HOME"))
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .map(|base| base.join("idtoken-operator"))
-        .context("no place for the cache: set IDTOKEN_CACHE_DIR or HOME to an absolute path")
+    });
+    let base = base.context("no place for the cache: set IDTOKEN_CACHE_DIR")?;
+    Ok(std::path::absolute(base)?.join("idtoken-operator"))
+}
+
+/// A relative `XDG_CACHE_HOME` is to be ignored, says its specification.
+fn cache_base(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    variable("IDTOKEN_CACHE_DIR")
+        .or_else(|| variable("XDG_CACHE_HOME").filter(|path| path.is_absolute()))
+        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
 }
 
 /// The cached tools.
@@ -113,6 +117,30 @@ mod tests {
         fs::write(&made, "").unwrap();
         fs::set_permissions(&made, fs::Permissions::from_mode(0o755)).unwrap();
         cache.store(tool, version, &made).unwrap();
+    }
+
+    #[test]
+    fn the_cache_is_where_the_user_wants_it() {
+        let base = |variables: &[(&str, &str)]| {
+            let of = |name: &str| {
+                variables
+                    .iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| value.into())
+            };
+            cache_base(of)
+        };
+        let (home, xdg) = (("HOME", "/home/me"), ("XDG_CACHE_HOME", "/var/cache"));
+        assert_eq!(
+            base(&[home, xdg, ("IDTOKEN_CACHE_DIR", "here")]),
+            Some("here".into())
+        );
+        assert_eq!(base(&[home, xdg]), Some("/var/cache".into()));
+        assert_eq!(
+            base(&[home, ("XDG_CACHE_HOME", "relative")]),
+            Some("/home/me/.cache".into())
+        );
+        assert_eq!(base(&[]), None);
     }
 
     #[test]
