@@ -174,11 +174,12 @@ impl Cluster {
     }
 
     /// Lets the cluster outlive this process. Only one that was started so can.
-    fn leave_running(mut self) {
+    fn leave_running(mut self) -> anyhow::Result<()> {
+        self.home.keep()?;
         for process in self.processes.drain(..) {
             process.leave_running();
         }
-        self.home.keep();
+        Ok(())
     }
 
     fn write_kubeconfig(&self, user: &str, identity: &Identity) -> anyhow::Result<PathBuf> {

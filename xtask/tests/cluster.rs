@@ -280,6 +280,12 @@ async fn up_env_and_down() {
         "{again}"
     );
     assert_eq!(run(&["env", "--name", "blue"]), (0, export));
+    let (code, more) = run(&["up", "--name", "blue", "--controller-manager"]);
+    assert_eq!(code, 1);
+    assert!(
+        more.contains("is running without kube-controller-manager; end it first"),
+        "{more}"
+    );
 
     let home = kubeconfig.parent().unwrap();
     let pids = ["etcd", "kube-apiserver"].map(|name| noted_pid(home, name));

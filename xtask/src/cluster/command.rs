@@ -39,7 +39,7 @@ enum Action {
 struct UpArgs {
     #[command(flatten)]
     name: NameArgs,
-    /// Also run kube-controller-manager: garbage collection, namespaces, `ServiceAccounts`, Deployments, Jobs
+    /// Also run kube-controller-manager: garbage collection, namespaces, service accounts, Deployments, Jobs
     #[arg(long)]
     controller_manager: bool,
     /// Stay in the foreground, without a name, and end the cluster on Ctrl-C
@@ -79,6 +79,13 @@ async fn up(args: &UpArgs) -> anyhow::Result<()> {
     // Before the lock: it may take minutes, and `down` shall not wait for it.
     find_tools(args.controller_manager).await?;
     let _lock = clusters.lock()?;
+    if cluster.is_running() && args.controller_manager && !cluster.has_controller_manager() {
+        bail!(
+            "the cluster {:?} is running without kube-controller-manager; end it first: cargo xtask cluster down{}",
+            cluster.name(),
+            name_option(&cluster)
+        );
+    }
     if cluster.is_running() {
         println!("The cluster {:?} is already running.", cluster.name());
     } else {
@@ -97,6 +104,8 @@ async fn up(args: &UpArgs) -> anyhow::Result<()> {
 }
 
 async fn run_in_foreground(options: ClusterOptions) -> anyhow::Result<()> {
+    // Before the signals are ours: a build of minutes shall end with Ctrl-C as any program does.
+    find_tools(options.controller_manager).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let cluster = tokio::select! {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use tokio::time::{Instant, sleep};
 
 use super::arguments::{API_SERVER, CONTROLLER_MANAGER, ETCD};
-use super::home::{self, Home, KUBECONFIG};
+use super::home::{self, COMPLETE, Home, KUBECONFIG};
 use super::{Cluster, ClusterOptions, GRACE, start};
 use crate::process::send_signal;
 use crate::tools::cache_directory;
@@ -75,23 +75,26 @@ impl Detached {
         self.directory.join(KUBECONFIG)
     }
 
-    /// Whether all that was started still runs.
+    /// Whether it was started to the end and all of it still runs.
     pub(super) fn is_running(&self) -> bool {
-        let noted = |name: &&str| home::pid_file(&self.directory, name).exists();
-        noted(&API_SERVER)
-            && self.kubeconfig().exists()
-            && END_ORDER
-                .iter()
-                .filter(|name| noted(name))
-                .all(|name| self.pid(name).is_some())
+        let noted = END_ORDER.iter().filter(|name| self.has(name));
+        self.directory.join(COMPLETE).exists() && noted.into_iter().all(|name| self.pid(name).is_some())
+    }
+
+    /// Whether kube-controller-manager is a part of it.
+    pub(super) fn has_controller_manager(&self) -> bool {
+        self.has(CONTROLLER_MANAGER)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        home::pid_file(&self.directory, name).exists()
     }
 
     /// Starts it and leaves it running.
     pub(super) async fn start(&self, options: ClusterOptions) -> anyhow::Result<()> {
         let home = Home::detached(self.directory.clone())?;
         let cluster: Cluster = start::start(home, options).await?;
-        cluster.leave_running();
-        Ok(())
+        cluster.leave_running()
     }
 
     /// Ends what runs of it and removes its directory. Returns whether there was anything to do.
@@ -190,6 +193,7 @@ mod tests {
             .spawn(&directory.path().join("log"))
             .unwrap();
         fs::write(cluster.directory.join("etcd.pid"), stranger.pid().to_string()).unwrap();
+        fs::write(cluster.directory.join("complete"), "").unwrap();
         assert!(!cluster.is_running());
         assert!(cluster.end().await.unwrap());
         assert!(stranger.try_wait().unwrap().is_none());
@@ -207,6 +211,9 @@ mod tests {
         fs::write(cluster.directory.join("etcd.pid"), process.pid().to_string()).unwrap();
         let status = process.wait_within(Duration::from_millis(200)).await.unwrap();
         assert_eq!(status, None);
+        assert!(!cluster.is_running(), "its start was interrupted");
+        fs::write(cluster.directory.join("complete"), "").unwrap();
+        assert!(cluster.is_running());
         assert!(cluster.end().await.unwrap());
         assert!(
             process

@@ -69,9 +69,11 @@ impl Home {
         fs::write(pid_file(&self.path, name), pid.to_string()).context("cannot note a process id")
     }
 
-    /// Leaves the directory where it is.
-    pub(super) fn keep(&mut self) {
+    /// Leaves the directory where it is, with the note that all in it has started.
+    pub(super) fn keep(&mut self) -> anyhow::Result<()> {
+        fs::write(self.path.join(COMPLETE), "").context("cannot note that the cluster is complete")?;
         self.kept = true;
+        Ok(())
     }
 
     /// Removes the directory and tells if that fails.
@@ -93,6 +95,9 @@ impl Drop for Home {
 
 /// The name of the administrator's kubeconfig in a cluster's directory.
 pub(super) const KUBECONFIG: &str = "kubeconfig";
+
+/// The file that says that a detached cluster was started to the end.
+pub(super) const COMPLETE: &str = "complete";
 
 /// Where the id of a process is noted.
 pub(super) fn pid_file(home: &Path, name: &str) -> PathBuf {
@@ -167,7 +172,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("default");
         let mut home = Home::detached(path.clone()).unwrap();
-        home.keep();
+        home.keep().unwrap();
         drop(home);
         assert!(path.exists());
         assert!(Home::detached(path).is_err());
