@@ -1,1 +1,6 @@
-//! xtask
+//! Developer commands of idtoken-operator, as a library that tests, demo and benchmarks share.
+
+pub mod cluster;
+pub mod process;
+pub mod progress;
+pub mod tools;

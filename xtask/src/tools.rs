@@ -1,0 +1,251 @@
+//! Finds the programs that a real Kubernetes needs, or makes them.
+//!
+//! In this order: the directory that `KUBEBUILDER_ASSETS` names; PATH, if the version will do; the cache; the prebuilt
+//! archive of the Kubernetes project (where the internet can be reached); and at last a build from Go modules.
+
+mod build;
+mod cache;
+mod envtest;
+mod version;
+
+pub use cache::cache_directory;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cache::Cache;
+use version::Version;
+
+/// The version of kube-apiserver, kube-controller-manager and kubectl that is built.
+pub const KUBERNETES_VERSION: &str = "1.36.3";
+/// The version of etcd that is built.
+pub const ETCD_VERSION: &str = "3.6.16";
+/// The version of Helm that is built.
+pub const HELM_VERSION: &str = "4.3.1";
+
+/// A program that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tool {
+    /// `kube-apiserver`
+    KubeApiserver,
+    /// `kube-controller-manager`
+    KubeControllerManager,
+    /// `kubectl`
+    Kubectl,
+    /// `etcd`
+    Etcd,
+    /// `helm`
+    Helm,
+}
+
+impl Tool {
+    /// The name of the program.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KubeApiserver => "kube-apiserver",
+            Self::KubeControllerManager => "kube-controller-manager",
+            Self::Kubectl => "kubectl",
+            Self::Etcd => "etcd",
+            Self::Helm => "helm",
+        }
+    }
+
+    /// The version that is built where none is found.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::KubeApiserver | Self::KubeControllerManager | Self::Kubectl => KUBERNETES_VERSION,
+            Self::Etcd => ETCD_VERSION,
+            Self::Helm => HELM_VERSION,
+        }
+    }
+
+    /// The oldest version that will do; `None` where any will.
+    fn minimum(self) -> Option<Version> {
+        match self {
+            Self::KubeApiserver | Self::KubeControllerManager => Some(Version(1, 30, 0)),
+            Self::Etcd => Some(Version(3, 5, 0)),
+            Self::Helm => Some(Version(3, 18, 0)),
+            Self::Kubectl => None,
+        }
+    }
+
+    /// The arguments that make it print its version.
+    fn version_arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Kubectl => &["version", "--client"],
+            Self::Helm => &["version", "--short"],
+            Self::KubeApiserver | Self::KubeControllerManager | Self::Etcd => &["--version"],
+        }
+    }
+
+    /// The Go module of ours (a directory of `xtask/tools`) that names it, and its package.
+    fn source(self) -> (&'static str, &'static str) {
+        match self {
+            Self::KubeApiserver => ("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"),
+            Self::KubeControllerManager => ("kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+            Self::Kubectl => ("kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
+            Self::Etcd => ("etcd", "go.etcd.io/etcd/server/v3"),
+            Self::Helm => ("helm", "helm.sh/helm/v4/cmd/helm"),
+        }
+    }
+
+    /// How long a first build took on two cores, with nothing in Go's caches but the modules.
+    fn usual_build_time(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::KubeApiserver => 408,
+            Self::KubeControllerManager => 93,
+            Self::Kubectl => 32,
+            Self::Etcd => 43,
+            Self::Helm => 333,
+        })
+    }
+}
+
+/// The paths of the tools that were asked for.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    paths: BTreeMap<Tool, PathBuf>,
+}
+
+impl Tools {
+    /// Finds, downloads or builds every one of `tools`. May take many minutes the first time; tells on stderr why.
+    pub fn find(tools: &[Tool]) -> anyhow::Result<Self> {
+        let cache = Cache::open()?;
+        let mut paths = BTreeMap::new();
+        let mut missing = Vec::new();
+        for &tool in tools {
+            if let Some(path) = installed(tool).or_else(|| cache.lookup(tool)) {
+                paths.insert(tool, path);
+            } else {
+                missing.push(tool);
+            }
+        }
+        if missing.iter().any(|tool| envtest::CONTENTS.contains(tool)) {
+            envtest::fetch(&cache);
+        }
+        for tool in missing {
+            let path = match cache.lookup(tool) {
+                Some(path) => path,
+                None => build::build(tool, &cache)?,
+            };
+            paths.insert(tool, path);
+        }
+        Ok(Self { paths })
+    }
+
+    /// The path of a tool.
+    ///
+    /// # Panics
+    /// When [`Tools::find`] was not asked for it.
+    #[must_use]
+    pub fn path(&self, tool: Tool) -> &Path {
+        self.paths
+            .get(&tool)
+            .expect("Tools::find was asked for this tool")
+    }
+}
+
+/// What the user has: in `KUBEBUILDER_ASSETS` or on PATH, new enough.
+fn installed(tool: Tool) -> Option<PathBuf> {
+    let assets = env::var_os("KUBEBUILDER_ASSETS")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    assets
+        .into_iter()
+        .chain(env::split_paths(&path))
+        .filter_map(|directory| std::path::absolute(directory.join(tool.name())).ok())
+        .filter(|candidate| is_executable(candidate))
+        .find(|candidate| will_do(tool, candidate))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+fn will_do(tool: Tool, candidate: &Path) -> bool {
+    let Some(minimum) = tool.minimum() else {
+        return true;
+    };
+    match Version::of(tool, candidate) {
+        Ok(version) if version >= minimum => true,
+        Ok(version) => {
+            eprintln!(
+                "not used: {} is {version}, and {minimum} is needed",
+                candidate.display()
+            );
+            false
+        }
+        Err(error) => {
+            eprintln!("not used: {}: {error:#}", candidate.display());
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use super::*;
+    use std::fs;
+
+    fn program(directory: &Path, name: &str, prints: &str) -> PathBuf {
+        let path = directory.join(name);
+        fs::write(&path, format!("#!/bin/sh\necho '{prints}'\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn too_old_programs_will_not_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let will = |tool: Tool, prints: &str| will_do(tool, &program(directory.path(), tool.name(), prints));
+        assert!(!will(Tool::Etcd, "etcd Version: 3.4.23"));
+        assert!(will(Tool::Etcd, "etcd Version: 3.5.0"));
+        assert!(!will(Tool::KubeApiserver, "Kubernetes v1.29.15"));
+        assert!(will(Tool::KubeApiserver, "Kubernetes v1.30.0"));
+        assert!(!will(Tool::Helm, "v3.17.3+ge4da497"));
+        assert!(will(Tool::Helm, "v3.18.0+g1234567"));
+        assert!(will(Tool::Helm, "v4.3.1+g1234567"));
+        assert!(will(Tool::Kubectl, "anything"));
+        assert!(!will(Tool::Etcd, "no version at all"));
+    }
+
+    #[test]
+    fn only_executable_files_count() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(is_executable(&program(directory.path(), "etcd", "")));
+        let text = directory.path().join("text");
+        fs::write(&text, "").unwrap();
+        assert!(!is_executable(&text));
+        assert!(!is_executable(directory.path()));
+        assert!(!is_executable(&directory.path().join("absent")));
+    }
+
+    #[test]
+    fn the_go_modules_name_the_versions_that_are_promised() {
+        let module = |name: &str| {
+            fs::read_to_string(
+                Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("tools")
+                    .join(name)
+                    .join("go.mod"),
+            )
+            .unwrap()
+        };
+        assert!(module("kubernetes").contains("k8s.io/kubernetes v1.36.3"));
+        assert!(module("etcd").contains("go.etcd.io/etcd/server/v3 v3.6.16"));
+        assert!(module("helm").contains("helm.sh/helm/v4 v4.3.1"));
+        assert_eq!(
+            [KUBERNETES_VERSION, ETCD_VERSION, HELM_VERSION],
+            ["1.36.3", "3.6.16", "4.3.1"]
+        );
+    }
+}

@@ -1,0 +1,35 @@
+//! Every tool can be had on this machine, and is the program that it is said to be.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::process::Command;
+
+use xtask::tools::{Tool, Tools};
+
+#[test]
+#[ignore = "tier api: needs a kube-apiserver"]
+fn every_tool_can_be_had_and_runs() {
+    let tools = Tools::find(&[
+        Tool::KubeApiserver,
+        Tool::KubeControllerManager,
+        Tool::Kubectl,
+        Tool::Etcd,
+        Tool::Helm,
+    ])
+    .unwrap();
+    for (tool, arguments, expected) in [
+        (Tool::KubeApiserver, ["--version"].as_slice(), "Kubernetes v1."),
+        (Tool::KubeControllerManager, &["--version"], "Kubernetes v1."),
+        (Tool::Kubectl, &["version", "--client"], "Client Version: v1."),
+        (Tool::Etcd, &["--version"], "etcd Version: 3."),
+        (Tool::Helm, &["version", "--short"], "v"),
+    ] {
+        let output = Command::new(tools.path(tool)).args(arguments).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            printed.starts_with(expected),
+            "{} prints {printed}",
+            tools.path(tool).display()
+        );
+    }
+}
