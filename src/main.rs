@@ -1,2 +1,7 @@
 //! The `idtoken-operator` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    idtoken_operator::cli::run()
+}

@@ -1,1 +1,48 @@
-//! Command line.
+//! The command line: one file per subcommand. Every flag has an environment variable, `IDTOKEN_OPERATOR_…`.
+
+mod controller;
+mod crd;
+mod endpoints;
+mod process;
+mod webhook;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Keeps Kubernetes Secrets filled with fresh, verified, audience-scoped Google ID tokens, and mounts them into pods
+#[derive(Debug, Parser)]
+#[command(name = "idtoken-operator", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Controller(controller::Args),
+    Webhook(webhook::Args),
+    Crd(crd::Args),
+}
+
+/// Parses the command line and runs what it names. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[must_use]
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Controller(args) => process::block_on(controller::run(args)),
+        Command::Webhook(args) => process::block_on(webhook::run(args)),
+        Command::Crd(args) => crd::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const EXAMPLES: &str = "Examples:
+  idtoken-operator crd | kubectl apply --server-side -f -
+  idtoken-operator controller --log-format json
+  idtoken-operator webhook --operator-namespace idtoken-system";

@@ -54,7 +54,8 @@ pub(super) async fn apply(
                 if restores {
                     entry.restored(clock::now());
                 }
-                let next = ours.record.as_ref().map(|r| refresh_at(r.life, wanted.refresh_percent, &owner.uid));
+                let next =
+                    ours.record.as_ref().map(|r| refresh_at(r.life, wanted.refresh_percent, &owner.uid));
                 Outcome { secret: Observed::Ours(ours), problem: None, next }
             }
             Ok(Minted::Same(expires)) => {
@@ -113,9 +114,13 @@ async fn obtain(ctx: &Context, wanted: &Wanted) -> Result<(RawToken, Record), Pr
         refuse_self(&wanted.source, &operator)?;
     }
     let token = ctx.minter.mint(&wanted.source, &wanted.audience).await?;
-    let checked = ctx.verifier.verify(token.expose(), &expectation(wanted), clock::now()).await.map_err(|why| {
-        Problem::transient(Reason::TokenRejected, format!("{}: {why}; it was not published", wanted.source.label()))
-    })?;
+    let checked =
+        ctx.verifier.verify(token.expose(), &expectation(wanted), clock::now()).await.map_err(|why| {
+            Problem::transient(
+                Reason::TokenRejected,
+                format!("{}: {why}; it was not published", wanted.source.label()),
+            )
+        })?;
     let record = Record {
         issuer: checked.verified.issuer,
         identity: checked.verified.email,
@@ -160,11 +165,13 @@ async fn publish(
                 return Ok(Minted::Published(Ours { metadata: meta.metadata, record, intact: true }));
             }
             Err(error) if matches!(error.code(), Some(404 | 409)) => {
-                let live = secrets::metadata(&ctx.client, &owner.namespace, name).await.map_err(|e| write_failed(&e))?;
+                let live = secrets::metadata(&ctx.client, &owner.namespace, name)
+                    .await
+                    .map_err(|e| write_failed(&e))?;
                 observed = observe(live.as_ref().map(|m| &m.metadata), &owner.uid, false);
-                let newer = observed.record().filter(|r| {
-                    r.spec_hash == record.spec_hash && r.life.expires > record.life.expires
-                });
+                let newer = observed
+                    .record()
+                    .filter(|r| r.spec_hash == record.spec_hash && r.life.expires > record.life.expires);
                 if let Some(newer) = newer {
                     return Ok(Minted::Same(newer.life.expires));
                 }
@@ -183,7 +190,9 @@ fn write_failed(error: &secrets::Error) -> Problem {
     match error.code() {
         Some(422) => Problem::slow(
             Reason::SecretWriteFailed,
-            format!("{error}: its type or content can't be changed (is it immutable?); delete it and it comes back"),
+            format!(
+                "{error}: its type or content can't be changed (is it immutable?); delete it and it comes back"
+            ),
         ),
         Some(403) => Problem::slow(
             Reason::SecretWriteFailed,

@@ -41,14 +41,19 @@ async fn observe_secret(
     status: &IdTokenBindingStatus,
 ) -> Result<Observed, secrets::Error> {
     let name = &wanted.secret.name;
-    let known = status.secret_resource_version.as_deref().filter(|_| status.secret_name.as_ref() == Some(name));
-    let unchanged = |meta: &PartialObjectMeta<Secret>| known.is_some() && meta.metadata.resource_version.as_deref() == known;
+    let known =
+        status.secret_resource_version.as_deref().filter(|_| status.secret_name.as_ref() == Some(name));
+    let unchanged = |meta: &PartialObjectMeta<Secret>| {
+        known.is_some() && meta.metadata.resource_version.as_deref() == known
+    };
     let cached = ctx.caches.secrets.get(&ObjectRef::new(name).within(&owner.namespace));
     if let Some(meta) = cached.filter(|m| unchanged(m)) {
         return Ok(observe(Some(&meta.metadata), &owner.uid, true));
     }
     // The cache may lag behind, and it knows our Secrets only.
-    let Some(live) = secrets::metadata(&ctx.client, &owner.namespace, name).await? else { return Ok(Observed::Absent) };
+    let Some(live) = secrets::metadata(&ctx.client, &owner.namespace, name).await? else {
+        return Ok(Observed::Absent);
+    };
     let observed = observe(Some(&live.metadata), &owner.uid, unchanged(&live));
     match observed {
         Observed::Ours(ours) if !ours.intact => compare(ctx, owner, wanted).await,
@@ -67,7 +72,9 @@ async fn compare(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Result<Observ
         let token = data.get(&wanted.secret.key).and_then(|v| std::str::from_utf8(&v.0).ok());
         ours.intact = is_intact(data, record, &wanted.secret)
             && match token {
-                Some(token) if record.spec_hash == wanted.spec_hash => is_believable(ctx, wanted, token).await,
+                Some(token) if record.spec_hash == wanted.spec_hash => {
+                    is_believable(ctx, wanted, token).await
+                }
                 other => other.is_some(),
             };
     }

@@ -60,7 +60,12 @@ impl Entry {
         }
     }
 
-    pub(super) fn wrote_status(&mut self, seen: IdTokenBindingStatus, after: IdTokenBindingStatus, now: Timestamp) {
+    pub(super) fn wrote_status(
+        &mut self,
+        seen: IdTokenBindingStatus,
+        after: IdTokenBindingStatus,
+        now: Timestamp,
+    ) {
         self.status = Some((seen, after));
         self.status_written = Some(now);
     }

@@ -67,7 +67,12 @@ pub struct Parts {
 }
 
 /// Runs until `stop`; then finishes what it has begun. `ready` becomes true when the caches are filled.
-pub async fn run(client: Client, parts: Parts, ready: watch::Sender<bool>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    client: Client,
+    parts: Parts,
+    ready: watch::Sender<bool>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let bindings = Api::<IdTokenBinding>::all(client.clone());
     let (wake, mut woken) = mpsc::channel(1024);
@@ -81,7 +86,10 @@ pub async fn run(client: Client, parts: Parts, ready: watch::Sender<bool>, stop:
         filled = caches.wait_until_filled() => filled?,
         () = stop.cancelled() => return Ok(()),
     }
-    let reporter = Reporter { controller: "idtoken.dev/controller".to_owned(), instance: std::env::var("HOSTNAME").ok() };
+    let reporter = Reporter {
+        controller: "idtoken.dev/controller".to_owned(),
+        instance: std::env::var("HOSTNAME").ok(),
+    };
     let ctx = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         client,
@@ -94,7 +102,10 @@ pub async fn run(client: Client, parts: Parts, ready: watch::Sender<bool>, stop:
     tokio::spawn(forget_the_gone(ctx.clone(), store, stop.clone()));
     ready.send_replace(true);
     tracing::info!("watching bindings");
-    controller.run(guarded, |_, _, _| Action::requeue(AFTER_ERROR), ctx).for_each(|_| std::future::ready(())).await;
+    controller
+        .run(guarded, |_, _, _| Action::requeue(AFTER_ERROR), ctx)
+        .for_each(|_| std::future::ready(()))
+        .await;
     ready.send_replace(false);
     Ok(())
 }

@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use http::{Method, header};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api, Client, Resource as _,
-    api::GetParams,
-    core::PartialObjectMeta,
-};
+use kube::{Api, Client, Resource as _, api::GetParams, core::PartialObjectMeta};
 
 use crate::api::FIELD_MANAGER;
 

@@ -13,7 +13,8 @@ use super::{apply::Outcome, context::Context, memory::Entry};
 use crate::{
     api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus, Reason},
     plan::{
-        Problem, secret::{Observed, Owner},
+        Problem,
+        secret::{Observed, Owner},
         status::{self, Report},
         validate::{Wanted, source_name},
     },

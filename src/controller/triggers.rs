@@ -21,22 +21,32 @@ use crate::api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE};
 pub(super) type Wake = mpsc::Sender<ObjectRef<IdTokenBinding>>;
 
 /// Starts the watches of Secrets, grants and namespaces. `bindings` is consulted for whom a change concerns.
-pub(super) fn start(client: &Client, bindings: &Store<IdTokenBinding>, wake: &Wake, stop: &CancellationToken) -> Caches {
+pub(super) fn start(
+    client: &Client,
+    bindings: &Store<IdTokenBinding>,
+    wake: &Wake,
+    stop: &CancellationToken,
+) -> Caches {
     let (secrets, secrets_writer) = store();
     let of_our_type = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
-    let events = watcher(Api::<PartialObjectMeta<Secret>>::all(client.clone()), of_our_type).default_backoff();
+    let events =
+        watcher(Api::<PartialObjectMeta<Secret>>::all(client.clone()), of_our_type).default_backoff();
     let touched = reflector(secrets_writer, events).touched_objects();
-    forward(touched, wake.clone(), stop, |secret: PartialObjectMeta<Secret>| owner_of(&secret).into_iter().collect());
+    forward(touched, wake.clone(), stop, |secret: PartialObjectMeta<Secret>| {
+        owner_of(&secret).into_iter().collect()
+    });
 
     let (grants, grants_writer) = store();
-    let events = watcher(Api::<IdTokenGrant>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let events =
+        watcher(Api::<IdTokenGrant>::all(client.clone()), watcher::Config::default()).default_backoff();
     let touched = reflector(grants_writer, events).touched_objects();
     let all = bindings.clone();
     forward(touched, wake.clone(), stop, move |_grant| concerned(&all, |_| true));
 
     let (namespaces, namespaces_writer) = store();
     let events =
-        watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default()).default_backoff();
+        watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default())
+            .default_backoff();
     let touched = reflector(namespaces_writer, events).touched_objects();
     let all = bindings.clone();
     forward(touched, wake.clone(), stop, move |namespace: PartialObjectMeta<Namespace>| {
@@ -54,7 +64,12 @@ fn concerned(
         let source = &b.spec.source;
         source.impersonation.is_some() || source.metadata_server.is_some() || source.signed_jwt.is_some()
     };
-    bindings.state().iter().filter(|b| uses_operator(b) && also(b)).map(|b| ObjectRef::from_obj(b.as_ref())).collect()
+    bindings
+        .state()
+        .iter()
+        .filter(|b| uses_operator(b) && also(b))
+        .map(|b| ObjectRef::from_obj(b.as_ref()))
+        .collect()
 }
 
 fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBinding>> {

@@ -75,7 +75,9 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
             return Decision::Keep { next };
         }
     }
-    if let Some(attempts) = facts.attempts.as_ref().filter(|a| a.spec_hash == attempt_key(wanted) && now < a.not_before) {
+    if let Some(attempts) =
+        facts.attempts.as_ref().filter(|a| a.spec_hash == attempt_key(wanted) && now < a.not_before)
+    {
         return Decision::Wait { problem: attempts.problem.clone(), until: Some(attempts.not_before) };
     }
     let restores = match &facts.secret {
@@ -84,7 +86,9 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
         Observed::Foreign { .. } => false,
     };
     match facts.restore_not_before.filter(|t| restores && now < *t) {
-        Some(until) => Decision::Wait { problem: fought_over(&wanted.secret.name, until), until: Some(until) },
+        Some(until) => {
+            Decision::Wait { problem: fought_over(&wanted.secret.name, until), until: Some(until) }
+        }
         None => Decision::Mint { restores },
     }
 }
@@ -129,7 +133,9 @@ fn is_handled(wanted: &Wanted, record: &Record) -> bool {
 fn fought_over(name: &str, until: Timestamp) -> Problem {
     Problem::transient(
         Reason::SecretConflict,
-        format!("Secret {name} is deleted or changed by somebody else again and again; it is restored at {until}"),
+        format!(
+            "Secret {name} is deleted or changed by somebody else again and again; it is restored at {until}"
+        ),
     )
 }
 

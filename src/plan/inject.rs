@@ -59,10 +59,7 @@ pub fn inject(
 ) -> Result<Injection, Refusal> {
     let mut warnings = request::unknown_keys(pod);
     let Some(request) = request(pod)? else {
-        return Ok(Injection {
-            patch: Vec::new(),
-            warnings,
-        });
+        return Ok(Injection { patch: Vec::new(), warnings });
     };
     let sources: Vec<_> = request
         .bindings
@@ -70,10 +67,7 @@ pub fn inject(
         .map(|name| {
             let facts = bindings(name);
             warnings.extend(concern(name, facts.as_ref(), now));
-            (
-                name.as_str(),
-                facts.unwrap_or_else(|| BindingFacts::assumed(name)),
-            )
+            (name.as_str(), facts.unwrap_or_else(|| BindingFacts::assumed(name)))
         })
         .collect();
 
@@ -81,10 +75,7 @@ pub fn inject(
     for target in containers::chosen(pod, &request)? {
         containers::add(&target, &request, &mut patch, &mut warnings);
     }
-    Ok(Injection {
-        patch,
-        warnings: warnings.into_iter().map(|text| shorten(&text, WARNING)).collect(),
-    })
+    Ok(Injection { patch, warnings: warnings.into_iter().map(|text| shorten(&text, WARNING)).collect() })
 }
 
 fn concern(name: &str, facts: Option<&BindingFacts>, now: Timestamp) -> Option<String> {
@@ -93,12 +84,9 @@ fn concern(name: &str, facts: Option<&BindingFacts>, now: Timestamp) -> Option<S
         None => Some(format!(
             "IdTokenBinding {shown:?} is not known (yet): its Secret is mounted by the default name"
         )),
-        Some(BindingFacts {
-            expiration_time: Some(at),
-            ..
-        }) if *at <= now => Some(format!(
-            "the token of IdTokenBinding {shown:?} expired at {at:.0}; see its status"
-        )),
+        Some(BindingFacts { expiration_time: Some(at), .. }) if *at <= now => {
+            Some(format!("the token of IdTokenBinding {shown:?} expired at {at:.0}; see its status"))
+        }
         Some(_) => None,
     }
 }

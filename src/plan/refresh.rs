@@ -133,7 +133,8 @@ mod tests {
     fn failures_back_off_and_are_capped() {
         let now = at("2026-01-01T10:00:00Z");
         let soon = Retry::Transient { retry_after: None };
-        let wait = |retry, failures| retry_at(now, retry, failures, "a").unwrap().duration_since(now).as_millis();
+        let wait =
+            |retry, failures| retry_at(now, retry, failures, "a").unwrap().duration_since(now).as_millis();
         assert!((1000..=1250).contains(&wait(soon, 1)));
         assert!((4000..=5000).contains(&wait(soon, 3)));
         assert!((120_000..=150_000).contains(&wait(soon, 40)));

@@ -136,10 +136,18 @@ pub fn is_intact(data: &BTreeMap<String, ByteString>, record: &Record, spec: &Se
 /// The Secret as it should be, holding `token`. Labels and annotations that others put on `existing` stay; those that
 /// came from the binding before and no longer do, go.
 #[must_use]
-pub fn desired(owner: &Owner, spec: &SecretSpec, record: &Record, existing: Option<&ObjectMeta>, token: &str) -> Secret {
-    let earlier = existing.and_then(|m| m.annotations.as_ref()).and_then(FromBinding::read).unwrap_or_default();
+pub fn desired(
+    owner: &Owner,
+    spec: &SecretSpec,
+    record: &Record,
+    existing: Option<&ObjectMeta>,
+    token: &str,
+) -> Secret {
+    let earlier =
+        existing.and_then(|m| m.annotations.as_ref()).and_then(FromBinding::read).unwrap_or_default();
     let others = |map: Option<&BTreeMap<String, String>>, ours: &[String]| {
-        let kept = map.into_iter().flatten().filter(|(k, _)| !ours.contains(k) && !k.starts_with(keys::PREFIX));
+        let kept =
+            map.into_iter().flatten().filter(|(k, _)| !ours.contains(k) && !k.starts_with(keys::PREFIX));
         kept.map(|(k, v)| (k.clone(), v.clone())).collect::<BTreeMap<_, _>>()
     };
     let mut labels = others(existing.and_then(|m| m.labels.as_ref()), &earlier.labels);
@@ -192,7 +200,10 @@ struct FromBinding {
 
 impl FromBinding {
     fn of(spec: &SecretSpec) -> Self {
-        Self { labels: spec.labels.keys().cloned().collect(), annotations: spec.annotations.keys().cloned().collect() }
+        Self {
+            labels: spec.labels.keys().cloned().collect(),
+            annotations: spec.annotations.keys().cloned().collect(),
+        }
     }
 
     fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {

@@ -45,7 +45,9 @@ pub struct Event {
 pub fn next(previous: &IdTokenBindingStatus, report: Report<'_>, now: Timestamp) -> IdTokenBindingStatus {
     let mut conditions = previous.conditions.clone();
     let generation = report.generation;
-    let mut set = |type_: ConditionType, verdict: Verdict| set_condition(&mut conditions, type_, verdict, generation, now);
+    let mut set = |type_: ConditionType, verdict: Verdict| {
+        set_condition(&mut conditions, type_, verdict, generation, now)
+    };
     set(ConditionType::Ready, ready(report));
     set(ConditionType::Degraded, degraded(report));
     let verdict = stalled(report, failing_since(&conditions), now);
@@ -94,7 +96,11 @@ pub fn stalls_at(status: &IdTokenBindingStatus, problem: &Problem, now: Timestam
 
 /// The event for the step from `previous` to `next`: one when the outcome changed, none for a refresh like the last.
 #[must_use]
-pub fn event(previous: &IdTokenBindingStatus, next: &IdTokenBindingStatus, problem: Option<&Problem>) -> Option<Event> {
+pub fn event(
+    previous: &IdTokenBindingStatus,
+    next: &IdTokenBindingStatus,
+    problem: Option<&Problem>,
+) -> Option<Event> {
     let outcome = |status: &IdTokenBindingStatus| {
         let of = |t: &str| find(&status.conditions, t).map(|c| (c.status.clone(), c.reason.clone()));
         (of("Ready"), of("Degraded"))
@@ -107,7 +113,8 @@ pub fn event(previous: &IdTokenBindingStatus, next: &IdTokenBindingStatus, probl
             Some(Event { is_warning: true, reason: problem.reason, note: problem.message.clone() })
         }
         None => {
-            let ready = find(&next.conditions, "Ready").filter(|c| c.status == "True" && c.reason == "TokenFresh")?;
+            let ready =
+                find(&next.conditions, "Ready").filter(|c| c.status == "True" && c.reason == "TokenFresh")?;
             Some(Event { is_warning: false, reason: Reason::TokenFresh, note: ready.message.clone() })
         }
     }
@@ -178,7 +185,9 @@ fn is_passing(problem: &Problem) -> bool {
 
 /// Since when nothing has worked: since `Degraded` is True, or since `Ready` is False.
 fn failing_since(conditions: &[Condition]) -> Option<Timestamp> {
-    let since = |type_, status| find(conditions, type_).filter(|c| c.status == status).map(|c| c.last_transition_time.0);
+    let since = |type_, status| {
+        find(conditions, type_).filter(|c| c.status == status).map(|c| c.last_transition_time.0)
+    };
     since("Degraded", "True").or_else(|| since("Ready", "False"))
 }
 
@@ -196,8 +205,10 @@ fn set_condition(
     let before = conditions.iter().position(|c| c.type_ == type_.as_str());
     // The API stores whole seconds: anything finer would look like a change at the next visit.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let last_transition_time =
-        before.map(|i| &conditions[i]).filter(|c| c.status == verdict.status).map_or(Time(now), |c| c.last_transition_time.clone());
+    let last_transition_time = before
+        .map(|i| &conditions[i])
+        .filter(|c| c.status == verdict.status)
+        .map_or(Time(now), |c| c.last_transition_time.clone());
     let condition = Condition {
         type_: type_.as_str().to_owned(),
         status: verdict.status.to_owned(),

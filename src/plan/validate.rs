@@ -68,7 +68,8 @@ pub struct SecretSpec {
 pub fn validate(binding: &IdTokenBinding) -> Result<Wanted, Problem> {
     let spec = &binding.spec;
     let name = binding.metadata.name.as_deref().unwrap_or_default();
-    let audience = Audience::parse(&spec.audience).map_err(|why| invalid("spec.audience", &spec.audience, why))?;
+    let audience =
+        Audience::parse(&spec.audience).map_err(|why| invalid("spec.audience", &spec.audience, why))?;
     let source = source(&spec.source)?;
     let secret = secret(name, &spec.secret)?;
     let refresh_percent = spec.refresh.at_lifetime_percent;
@@ -77,9 +78,21 @@ pub fn validate(binding: &IdTokenBinding) -> Result<Wanted, Problem> {
         return Err(invalid("spec.refresh.atLifetimePercent", &value, "choose 20 to 90"));
     }
     let spec_hash = spec_hash(&audience, &source, &secret);
-    let refresh_requested =
-        binding.metadata.annotations.as_ref().and_then(|a| a.get(crate::api::annotations::REFRESH_REQUESTED_AT)).cloned();
-    Ok(Wanted { audience, source, secret, refresh_percent, suspend: spec.suspend, refresh_requested, spec_hash })
+    let refresh_requested = binding
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get(crate::api::annotations::REFRESH_REQUESTED_AT))
+        .cloned();
+    Ok(Wanted {
+        audience,
+        source,
+        secret,
+        refresh_percent,
+        suspend: spec.suspend,
+        refresh_requested,
+        spec_hash,
+    })
 }
 
 /// The member of the union that is set, as shown in the SOURCE column; empty when none or several are.
@@ -166,13 +179,17 @@ impl Audience {
 impl ServiceAccountEmail {
     /// Accepts `NAME@….gserviceaccount.com`.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        const MEND: &str = "write the e-mail address of a Google service account (NAME@PROJECT.iam.gserviceaccount.com)";
+        const MEND: &str =
+            "write the e-mail address of a Google service account (NAME@PROJECT.iam.gserviceaccount.com)";
         let plain = |part: &str| {
             part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-')
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-')
         };
         let (local, domain) = text.split_once('@').ok_or(MEND)?;
-        let fits = text.len() <= 254 && plain(local) && plain(domain) && domain.ends_with(".gserviceaccount.com");
+        let fits =
+            text.len() <= 254 && plain(local) && plain(domain) && domain.ends_with(".gserviceaccount.com");
         if fits { Ok(Self(text.to_owned())) } else { Err(MEND) }
     }
 
@@ -215,7 +232,9 @@ fn source(source: &binding::Source) -> Result<Source, Problem> {
         }
         other => Err(Problem::on_change(
             Reason::Unsupported,
-            format!("spec.source.{other} is not implemented in this version; use impersonation or metadataServer"),
+            format!(
+                "spec.source.{other} is not implemented in this version; use impersonation or metadataServer"
+            ),
         )),
     }
 }
@@ -231,10 +250,16 @@ fn secret(binding: &str, target: &binding::SecretTarget) -> Result<SecretSpec, P
             return Err(invalid("spec.secret.authorizationKey", key, key_mend));
         }
         if *key == target.key {
-            return Err(invalid("spec.secret.authorizationKey", key, "choose another key than spec.secret.key"));
+            return Err(invalid(
+                "spec.secret.authorizationKey",
+                key,
+                "choose another key than spec.secret.key",
+            ));
         }
     }
-    for (field, map) in [("spec.secret.labels", &target.labels), ("spec.secret.annotations", &target.annotations)] {
+    for (field, map) in
+        [("spec.secret.labels", &target.labels), ("spec.secret.annotations", &target.annotations)]
+    {
         if let Some(key) = map.keys().find(|k| is_reserved(k)) {
             return Err(invalid(field, key, "remove it: the prefix is reserved"));
         }
@@ -257,12 +282,14 @@ fn is_secret_key(key: &str) -> bool {
 
 fn is_reserved(key: &str) -> bool {
     let Some((prefix, _)) = key.split_once('/') else { return false };
-    let below = |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|p| p.ends_with('.'));
+    let below =
+        |domain: &str| prefix == domain || prefix.strip_suffix(domain).is_some_and(|p| p.ends_with('.'));
     prefix == "idtoken.dev" || prefix == "argocd.argoproj.io" || below("kubernetes.io") || below("fluxcd.io")
 }
 
 fn spec_hash(audience: &Audience, source: &Source, secret: &SecretSpec) -> String {
-    let text = serde_json::json!({"v": 1, "audience": audience, "source": source, "secret": secret}).to_string();
+    let text =
+        serde_json::json!({"v": 1, "audience": audience, "source": source, "secret": secret}).to_string();
     sha256_hex(text.as_bytes())
 }
 

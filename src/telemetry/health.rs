@@ -38,7 +38,10 @@ fn health_routes(ready: Ready) -> Router {
             let answer = if *ready.borrow() {
                 (StatusCode::OK, "ok\n")
             } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "not ready: caches are not filled yet, or the process is ending\n")
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not ready: caches are not filled yet, or the process is ending\n",
+                )
             };
             std::future::ready(answer)
         }),
@@ -56,9 +59,11 @@ fn metrics_routes(metrics: Metrics) -> Router {
 }
 
 async fn listen(addr: SocketAddr, routes: Router, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(addr)
-        .await
-        .map_err(|e| anyhow::anyhow!("address {addr} can't be listened on: {e}; choose another with --health-addr or --metrics-addr"))?;
+    let listener = TcpListener::bind(addr).await.map_err(|e| {
+        anyhow::anyhow!(
+            "address {addr} can't be listened on: {e}; choose another with --health-addr or --metrics-addr"
+        )
+    })?;
     tokio::spawn(async move {
         let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
         if let Err(error) = served {

@@ -17,7 +17,11 @@ pub enum Format {
 pub fn init(format: Format, level: &str) -> anyhow::Result<()> {
     // The Kubernetes client logs whole response bodies when it can't read them; a Secret must never be among them.
     let filter = EnvFilter::try_new(format!("{level},kube_client::client=error,hyper_util=warn,rustls=warn"))
-        .map_err(|e| anyhow::anyhow!("--log-level {level:?} is not valid: {e}; write error, warn, info, debug or trace"))?;
+        .map_err(|e| {
+            anyhow::anyhow!(
+                "--log-level {level:?} is not valid: {e}; write error, warn, info, debug or trace"
+            )
+        })?;
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         Format::Text => builder.try_init(),

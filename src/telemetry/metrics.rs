@@ -18,10 +18,6 @@ pub struct Metrics {
     pub secret_writes: Family<Write, Counter>,
     /// Writes of binding statuses, by result.
     pub status_writes: Family<Write, Counter>,
-    /// Admission reviews, by result.
-    pub reviews: Family<Write, Counter>,
-    /// TLS handshakes that failed.
-    pub handshake_failures: Counter,
 }
 
 /// Labels of a request for a token.
@@ -33,7 +29,7 @@ pub struct TokenRequest {
     pub result: &'static str,
 }
 
-/// Labels of a write or a review.
+/// Labels of a write.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Write {
     /// What came of it.
@@ -41,25 +37,28 @@ pub struct Write {
 }
 
 impl Metrics {
-    /// Empty metrics.
+    /// The controller's metrics.
     #[must_use]
     pub fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// The same, and those that `register` adds.
+    #[must_use]
+    pub fn with(register: impl FnOnce(&mut Registry)) -> Self {
         let mut registry = Registry::with_prefix("idtoken");
         let build = Family::<Vec<(String, String)>, Gauge>::default();
         build.get_or_create(&vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         let token_requests = Family::default();
         let secret_writes = Family::default();
         let status_writes = Family::default();
-        let reviews = Family::default();
-        let handshake_failures = Counter::default();
         registry.register("build_info", "Version of the operator; always 1", build);
         registry.register("token_requests", "Requests for tokens to Google", token_requests.clone());
         registry.register("secret_writes", "Writes of Secrets", secret_writes.clone());
         registry.register("status_writes", "Writes of binding statuses", status_writes.clone());
-        registry.register("webhook_reviews", "Admission reviews answered", reviews.clone());
-        registry.register("webhook_handshake_failures", "TLS handshakes that failed", handshake_failures.clone());
+        register(&mut registry);
         let registry = std::sync::Arc::new(registry);
-        Self { registry, token_requests, secret_writes, status_writes, reviews, handshake_failures }
+        Self { registry, token_requests, secret_writes, status_writes }
     }
 
     /// The metrics in OpenMetrics text form.
@@ -86,9 +85,15 @@ mod tests {
     #[test]
     fn counters_carry_prefix_labels_and_total() {
         let metrics = Metrics::new();
-        metrics.token_requests.get_or_create(&TokenRequest { source: "impersonation", result: "TokenFresh" }).inc();
+        metrics
+            .token_requests
+            .get_or_create(&TokenRequest { source: "impersonation", result: "TokenFresh" })
+            .inc();
         let text = metrics.encode().unwrap();
-        assert!(text.contains("idtoken_token_requests_total{source=\"impersonation\",result=\"TokenFresh\"} 1\n"), "{text}");
+        assert!(
+            text.contains("idtoken_token_requests_total{source=\"impersonation\",result=\"TokenFresh\"} 1\n"),
+            "{text}"
+        );
         assert!(text.contains("idtoken_build_info{version=\"0.1.0\"} 1\n"), "{text}");
     }
 }

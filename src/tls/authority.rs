@@ -36,11 +36,7 @@ pub struct Lifetimes {
 impl Default for Lifetimes {
     fn default() -> Self {
         let day = |days: i64| SignedDuration::from_hours(24 * days);
-        Self {
-            authority: day(730),
-            leaf: day(90),
-            overlap: day(1),
-        }
+        Self { authority: day(730), leaf: day(90), overlap: day(1) }
     }
 }
 
@@ -87,20 +83,14 @@ pub fn next(
     }
     wanted.retired.retain(|authority| now < authority.not_after);
     Ok(match stored {
-        Some(stored) if *stored == wanted => Step::Keep {
-            renew_at: due(&wanted, lifetimes),
-        },
+        Some(stored) if *stored == wanted => Step::Keep { renew_at: due(&wanted, lifetimes) },
         _ => Step::Write(Box::new(wanted)),
     })
 }
 
 /// Makes the successor the signer when its time has come, and replaces a signer that nobody would accept any more.
 fn hand_over(wanted: &mut Stored, now: Timestamp, lifetimes: &Lifetimes) -> Result<(), IssueError> {
-    if wanted
-        .successor
-        .as_ref()
-        .is_some_and(|successor| !successor.certificate.is_valid_at(now))
-    {
+    if wanted.successor.as_ref().is_some_and(|successor| !successor.certificate.is_valid_at(now)) {
         wanted.successor = None;
     }
     let usable = wanted.signer.certificate.is_valid_at(now);

@@ -45,22 +45,14 @@ pub struct Follower {
 impl Follower {
     /// Publishes what the files hold now.
     pub async fn start(files: Files, hot: Arc<HotCert>) -> Result<Self, FilesError> {
-        let mut follower = Self {
-            files,
-            hot,
-            published: Vec::new(),
-        };
+        let mut follower = Self { files, hot, published: Vec::new() };
         follower.look().await?;
         Ok(follower)
     }
 
     /// Publishes every later change.
     pub async fn run(mut self, cancel: CancellationToken) {
-        while cancel
-            .run_until_cancelled(tokio::time::sleep(POLL))
-            .await
-            .is_some()
-        {
+        while cancel.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
             match self.look().await {
                 Ok(true) => {
                     tracing::info!(certificate = %self.files.certificate.display(), "certificate reloaded");
@@ -76,9 +68,8 @@ impl Follower {
     async fn look(&mut self) -> Result<bool, FilesError> {
         let chain = read(&self.files.certificate).await?;
         let key = read(&self.files.key).await?;
-        let seen = [digest(&SHA256, &chain), digest(&SHA256, &key)]
-            .map(|hash| hash.as_ref().to_vec())
-            .concat();
+        let seen =
+            [digest(&SHA256, &chain), digest(&SHA256, &key)].map(|hash| hash.as_ref().to_vec()).concat();
         if seen == self.published {
             return Ok(false);
         }
@@ -90,10 +81,7 @@ impl Follower {
 
 async fn read(path: &PathBuf) -> Result<Zeroizing<Vec<u8>>, FilesError> {
     let read = tokio::fs::read(path).await;
-    read.map(Zeroizing::new).map_err(|source| FilesError::Read {
-        path: path.clone(),
-        source,
-    })
+    read.map(Zeroizing::new).map_err(|source| FilesError::Read { path: path.clone(), source })
 }
 
 const POLL: Duration = Duration::from_secs(10);
@@ -106,24 +94,15 @@ mod tests {
     #[tokio::test]
     async fn a_new_pair_is_taken_and_a_torn_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files {
-            certificate: dir.path().join("tls.crt"),
-            key: dir.path().join("tls.key"),
-        };
+        let files = Files { certificate: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
         let write = |path: &PathBuf, text: &str| std::fs::write(path, text).unwrap();
         let issue = || {
             let key = rcgen::KeyPair::generate().unwrap();
-            let certificate = rcgen::CertificateParams::new(vec![])
-                .unwrap()
-                .self_signed(&key)
-                .unwrap();
+            let certificate = rcgen::CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap();
             (certificate.pem(), key.serialize_pem())
         };
         let hot = Arc::new(HotCert::default());
-        assert!(matches!(
-            Follower::start(files.clone(), hot.clone()).await,
-            Err(FilesError::Read { .. })
-        ));
+        assert!(matches!(Follower::start(files.clone(), hot.clone()).await, Err(FilesError::Read { .. })));
 
         let ((first, first_key), (second, second_key)) = (issue(), issue());
         write(&files.certificate, &first);

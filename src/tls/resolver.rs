@@ -61,9 +61,7 @@ impl ResolvesServerCert for HotCert {
 
 impl fmt::Debug for HotCert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HotCert")
-            .field("loaded", &self.is_loaded())
-            .finish()
+        f.debug_struct("HotCert").field("loaded", &self.is_loaded()).finish()
     }
 }
 
@@ -89,10 +87,8 @@ mod tests {
 
     fn issue() -> (String, String) {
         let key = rcgen::KeyPair::generate().unwrap();
-        let cert = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
-            .unwrap()
-            .self_signed(&key)
-            .unwrap();
+        let cert =
+            rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
         (cert.pem(), key.serialize_pem())
     }
 
@@ -102,18 +98,9 @@ mod tests {
         assert!(!hot.is_loaded());
         hot.publish(chain.as_bytes(), key.as_bytes()).unwrap();
         let before = hot.0.load_full().unwrap();
-        assert!(matches!(
-            hot.publish(other.as_bytes(), key.as_bytes()),
-            Err(CertificateError::Pair(_))
-        ));
-        assert!(matches!(
-            hot.publish(b"", key.as_bytes()),
-            Err(CertificateError::Empty)
-        ));
-        assert!(matches!(
-            hot.publish(chain.as_bytes(), b"-----BEGIN"),
-            Err(CertificateError::Key)
-        ));
+        assert!(matches!(hot.publish(other.as_bytes(), key.as_bytes()), Err(CertificateError::Pair(_))));
+        assert!(matches!(hot.publish(b"", key.as_bytes()), Err(CertificateError::Empty)));
+        assert!(matches!(hot.publish(chain.as_bytes(), b"-----BEGIN"), Err(CertificateError::Key)));
         assert!(Arc::ptr_eq(&before, &hot.0.load_full().unwrap()));
     }
 

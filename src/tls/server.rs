@@ -74,12 +74,7 @@ pub async fn serve(
 ) {
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let server = Arc::new(Server {
-        acceptor: TlsAcceptor::from(config),
-        app,
-        limits,
-        counters,
-    });
+    let server = Arc::new(Server { acceptor: TlsAcceptor::from(config), app, limits, counters });
     while let Some(Some((tcp, permit))) = cancel.run_until_cancelled(accept(&listener, &permits)).await {
         server.counters.connections.inc();
         let (server, watcher) = (server.clone(), graceful.watcher());
@@ -123,9 +118,7 @@ impl Server {
     }
 
     async fn handshake(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        timeout(self.limits.handshake, self.acceptor.accept(tcp))
-            .await
-            .map_err(io::Error::from)?
+        timeout(self.limits.handshake, self.acceptor.accept(tcp)).await.map_err(io::Error::from)?
     }
 
     /// By what ALPN has settled, instead of waiting for the client's first bytes without a bound.
@@ -136,10 +129,7 @@ impl Server {
         } else {
             builder.http1_only()
         };
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.headers);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.headers);
         builder
             .http2()
             .timer(TokioTimer::new())

@@ -16,8 +16,10 @@ pub struct Endpoints {
 /// Parses an origin or URL given by a flag: `https`, or `http` where `plain_allowed` or on loopback.
 pub fn parse(flag: &str, text: &str, plain_allowed: bool) -> Result<Uri, String> {
     let wrong = |mend: &str| format!("{flag} {text:?} is not valid: {mend}");
-    let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| wrong("write https://HOST[:PORT][/PATH]"))?;
-    let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(|| wrong("write https://HOST[:PORT][/PATH]"))?;
+    let uri: Uri =
+        text.trim_end_matches('/').parse().map_err(|_| wrong("write https://HOST[:PORT][/PATH]"))?;
+    let host =
+        uri.host().filter(|h| !h.is_empty()).ok_or_else(|| wrong("write https://HOST[:PORT][/PATH]"))?;
     if uri.query().is_some() || uri.authority().is_some_and(|a| a.as_str().contains('@')) {
         return Err(wrong("leave out user information and query"));
     }
@@ -59,10 +61,24 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_loopback_and_the_metadata_server() {
-        for good in ["https://iamcredentials.googleapis.com", "https://x/", "http://127.0.0.1:80", "http://[::1]:9", "http://localhost"] {
+        for good in [
+            "https://iamcredentials.googleapis.com",
+            "https://x/",
+            "http://127.0.0.1:80",
+            "http://[::1]:9",
+            "http://localhost",
+        ] {
             assert!(parse("--x", good, false).is_ok(), "{good}");
         }
-        for bad in ["http://iamcredentials.googleapis.com", "ftp://x", "x", "", "https://u@x", "https://x?y", "http://127.0.0.1.evil.com"] {
+        for bad in [
+            "http://iamcredentials.googleapis.com",
+            "ftp://x",
+            "x",
+            "",
+            "https://u@x",
+            "https://x?y",
+            "http://127.0.0.1.evil.com",
+        ] {
             assert!(parse("--x", bad, false).is_err(), "{bad}");
         }
         assert!(parse("--metadata-url", "http://metadata.google.internal", true).is_ok());

@@ -67,9 +67,18 @@ mod tests {
     #[test]
     fn only_machine_readable_reasons_pass() {
         let table = [
-            (r#"{"error":{"code":403,"message":"secret","status":"PERMISSION_DENIED","details":[{"@type":"x","reason":"IAM_PERMISSION_DENIED"}]}}"#, Some("PERMISSION_DENIED IAM_PERMISSION_DENIED")),
-            (r#"{"error":{"code":404,"message":"Not found; Gaia id not found for email x","status":"NOT_FOUND"}}"#, Some("NOT_FOUND")),
-            (r#"{"error":"invalid_grant","error_description":"audience in ID token [secret]"}"#, Some("invalid_grant")),
+            (
+                r#"{"error":{"code":403,"message":"secret","status":"PERMISSION_DENIED","details":[{"@type":"x","reason":"IAM_PERMISSION_DENIED"}]}}"#,
+                Some("PERMISSION_DENIED IAM_PERMISSION_DENIED"),
+            ),
+            (
+                r#"{"error":{"code":404,"message":"Not found; Gaia id not found for email x","status":"NOT_FOUND"}}"#,
+                Some("NOT_FOUND"),
+            ),
+            (
+                r#"{"error":"invalid_grant","error_description":"audience in ID token [secret]"}"#,
+                Some("invalid_grant"),
+            ),
             (r#"{"error":"eyJhbGciOi.eyJzdWIi.c2ln"}"#, None),
             (r#"{"error":{"status":"a b c"}}"#, None),
             ("Your Kubernetes service account", None),

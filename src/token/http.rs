@@ -103,7 +103,11 @@ impl Http {
         let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|e| {
             if e.is::<http_body_util::LengthLimitError>() { CallError::TooLarge } else { CallError::Broken }
         })?;
-        Ok(Reply { status: parts.status, headers: parts.headers, body: Zeroizing::new(body.to_bytes().to_vec()) })
+        Ok(Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body: Zeroizing::new(body.to_bytes().to_vec()),
+        })
     }
 }
 
@@ -135,8 +139,10 @@ impl Request {
 
     /// Adds `Authorization: Bearer …`, marked as sensitive.
     pub fn bearer(self, token: &str) -> Result<Self, CallError> {
-        let mut value = HeaderValue::try_from(Zeroizing::new(format!("Bearer {token}")).as_str())
-            .map_err(|_| CallError::Invalid("the access token has characters that no header can hold".to_owned()))?;
+        let mut value =
+            HeaderValue::try_from(Zeroizing::new(format!("Bearer {token}")).as_str()).map_err(|_| {
+                CallError::Invalid("the access token has characters that no header can hold".to_owned())
+            })?;
         value.set_sensitive(true);
         Ok(self.header(header::AUTHORIZATION, value))
     }
@@ -189,7 +195,8 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("idtoken-operator/", env!("CARGO_PKG_VERSION")));
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("idtoken-operator/", env!("CARGO_PKG_VERSION")));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// IAM Credentials' own clients allow 10 s an attempt (GF 2.4).
 const TIMEOUT: Duration = Duration::from_secs(15);

@@ -2,11 +2,7 @@
 
 use std::path::PathBuf;
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    rsa::KeyPair,
-    signature::RSA_PKCS1_SHA256,
-};
+use aws_lc_rs::{rand::SystemRandom, rsa::KeyPair, signature::RSA_PKCS1_SHA256};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::Uri;
 use jiff::Timestamp;
@@ -103,7 +99,8 @@ impl KeyFile {
 
     fn assertion(&self, key: &Key, now: Timestamp) -> Result<Zeroizing<String>, KeyFileError> {
         let broken = |field| KeyFileError::Field { path: self.path.display().to_string(), field };
-        let der = PrivatePkcs8KeyDer::from_pem_slice(key.private_key.as_bytes()).map_err(|_| broken("private_key"))?;
+        let der = PrivatePkcs8KeyDer::from_pem_slice(key.private_key.as_bytes())
+            .map_err(|_| broken("private_key"))?;
         let pair = KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|_| broken("private_key"))?;
         let header = serde_json::json!({"alg": "RS256", "typ": "JWT", "kid": key.private_key_id});
         let iat = now.as_second();

@@ -31,7 +31,8 @@ impl Metadata {
         // `full`, since the short form has been seen without the e-mail address (GF 1.3).
         let path = format!("{ACCOUNT}/identity?audience={}&format=full", encode(audience));
         let reply = self.get("identity", &path).await?;
-        let text = std::str::from_utf8(&reply.body).map_err(|_| Error::NoToken { action: action("identity") })?;
+        let text =
+            std::str::from_utf8(&reply.body).map_err(|_| Error::NoToken { action: action("identity") })?;
         Ok(RawToken::new(text.trim().to_owned()))
     }
 

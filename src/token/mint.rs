@@ -3,7 +3,8 @@
 use tokio::sync::Semaphore;
 
 use super::{
-    Error, RawToken, endpoints::Endpoints, http::Http, impersonation::Impersonation, metadata::Metadata, operator::Operator,
+    Error, RawToken, endpoints::Endpoints, http::Http, impersonation::Impersonation, metadata::Metadata,
+    operator::Operator,
 };
 use crate::plan::validate::{Audience, Source};
 

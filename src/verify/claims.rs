@@ -148,8 +148,10 @@ pub fn parse(raw: &str) -> Result<Parsed<'_>, Rejected> {
     if raw.len() > MAX_TOKEN_BYTES {
         return Err(Rejected::Malformed("it is larger than 16 KB"));
     }
-    let (signing_input, signature) = raw.rsplit_once('.').ok_or(Rejected::Malformed("it has no three parts"))?;
-    let (header, payload) = signing_input.split_once('.').ok_or(Rejected::Malformed("it has no three parts"))?;
+    let (signing_input, signature) =
+        raw.rsplit_once('.').ok_or(Rejected::Malformed("it has no three parts"))?;
+    let (header, payload) =
+        signing_input.split_once('.').ok_or(Rejected::Malformed("it has no three parts"))?;
     let header: Header = serde_json::from_slice(&decode(header)?)
         .map_err(|_| Rejected::Malformed("its header is no JSON object of the right types"))?;
     if header.alg != "RS256" {
@@ -216,7 +218,8 @@ fn check_audience(received: &Audiences, expected: &str) -> Result<(), Rejected> 
 fn check_times(claims: &Claims, now: Timestamp) -> Result<(Timestamp, Timestamp), Rejected> {
     let exp = claims.exp.ok_or(Rejected::Missing("exp"))?;
     let iat = claims.iat.ok_or(Rejected::Missing("iat"))?;
-    let time = |seconds| Timestamp::from_second(seconds).map_err(|_| Rejected::Malformed("a time is out of range"));
+    let time =
+        |seconds| Timestamp::from_second(seconds).map_err(|_| Rejected::Malformed("a time is out of range"));
     let (expires, issued) = (time(exp)?, time(iat)?);
     let latest = now.as_second() + MAX_CLOCK_SKEW_SECONDS;
     if expires <= now {

@@ -108,7 +108,9 @@ impl Issuer {
                     let fresh_until = Instant::now() + freshness(&reply.headers);
                     self.keys.store(Some(Arc::new(KeySet { keys, fresh_until })));
                 }
-                None => tracing::warn!(url = %self.url, "the issuer's keys are no usable JWKS; the old ones serve on"),
+                None => {
+                    tracing::warn!(url = %self.url, "the issuer's keys are no usable JWKS; the old ones serve on")
+                }
             },
             Ok(Ok(reply)) => {
                 tracing::warn!(url = %self.url, status = reply.status.as_u16(), "the issuer's keys can't be fetched");
@@ -146,9 +148,10 @@ fn usable(jwk: serde_json::Value) -> Option<(String, Arc<PublicKey>)> {
     let jwk: Jwk = serde_json::from_value(jwk).ok()?;
     let decode = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).ok();
     let (n, e) = (decode(&jwk.n)?, decode(&jwk.e)?);
-    let bits = n.iter().position(|b| *b != 0).map_or(0, |zeros| {
-        (n.len() - zeros) * 8 - usize::try_from(n[zeros].leading_zeros()).unwrap_or(0)
-    });
+    let bits = n
+        .iter()
+        .position(|b| *b != 0)
+        .map_or(0, |zeros| (n.len() - zeros) * 8 - usize::try_from(n[zeros].leading_zeros()).unwrap_or(0));
     let fits = jwk.kty == "RSA"
         && jwk.alg.is_none_or(|alg| alg == "RS256")
         && jwk.use_.is_none_or(|use_| use_ == "sig")

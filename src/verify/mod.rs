@@ -39,7 +39,12 @@ impl Verifier {
     }
 
     /// Checks claims and signature of `raw` at `now`.
-    pub async fn verify(&self, raw: &str, expected: &Expectation<'_>, now: Timestamp) -> Result<Outcome, Rejected> {
+    pub async fn verify(
+        &self,
+        raw: &str,
+        expected: &Expectation<'_>,
+        now: Timestamp,
+    ) -> Result<Outcome, Rejected> {
         let token = claims::parse(raw)?;
         let verified = claims::check(&token.claims, expected, now)?;
         let signature_checked = match self.jwks.key(expected.keys_of, &token.kid).await {

@@ -51,13 +51,7 @@ where
     /// Both functions take a namespace and a name.
     pub fn new(cached: C, live: L) -> Self {
         let (absent, reads) = (Mutex::default(), Semaphore::new(READS));
-        Self {
-            cached,
-            live,
-            absent,
-            reads,
-            error: PhantomData,
-        }
+        Self { cached, live, absent, reads, error: PhantomData }
     }
 
     async fn read(&self, namespace: &str, name: &str) -> Lookup {
@@ -127,11 +121,7 @@ impl Absent {
 
     /// Drops what is over, and the oldest where there are too many.
     fn forget(&mut self, now: Instant) {
-        while self
-            .order
-            .front()
-            .is_some_and(|(_, until)| *until <= now || self.order.len() > MOST_ABSENT)
-        {
+        while self.order.front().is_some_and(|(_, until)| *until <= now || self.order.len() > MOST_ABSENT) {
             let Some((key, until)) = self.order.pop_front() else {
                 return;
             };
@@ -179,10 +169,7 @@ mod tests {
             count.fetch_add(1, Ordering::SeqCst);
             std::future::ready(live(&name))
         };
-        (
-            CachedLookup::new(|_: &str, name: &str| (name == "cached").then(facts), live),
-            reads,
-        )
+        (CachedLookup::new(|_: &str, name: &str| (name == "cached").then(facts), live), reads)
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,6 @@ pub mod review;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
-use jiff::Timestamp;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
@@ -92,22 +91,16 @@ pub async fn run<L: BindingLookup>(
     metrics: Metrics,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
-    let Settings {
-        addr,
-        certificate,
-        limits,
-    } = settings;
+    let Settings { addr, certificate, limits } = settings;
     let hot = Arc::new(HotCert::default());
-    let listener = TcpListener::bind(addr)
-        .await
-        .map_err(|source| Error::Listen { addr, source })?;
+    let listener = TcpListener::bind(addr).await.map_err(|source| Error::Listen { addr, source })?;
     let config = Arc::new(server_config(hot.clone())?);
     let tasks = TaskTracker::new();
     let loaded = follow(certificate, client, hot, &tasks, &cancel).await?;
     tracing::info!(addr = %listener.local_addr().unwrap_or(addr), "webhook listening");
     tasks.spawn(announce(loaded, synced, ready, cancel.clone()));
 
-    let app = mutate::router(lookup, metrics.outcomes, Timestamp::now);
+    let app = mutate::router(lookup, metrics.outcomes, crate::clock::now);
     server::serve(listener, config, app, limits, metrics.server, cancel.clone()).await;
     tasks.close();
     tasks.wait().await;
@@ -129,23 +122,9 @@ async fn follow(
             sender.send_replace(Some(String::new()));
             tasks.spawn(follower.run(cancel.clone()));
         }
-        Certificate::Own {
-            authority,
-            configuration,
-        } => {
-            tasks.spawn(authority::maintain(
-                client.clone(),
-                authority,
-                hot,
-                sender,
-                cancel.clone(),
-            ));
-            tasks.spawn(registration::maintain(
-                client,
-                configuration,
-                bundle.clone(),
-                cancel.clone(),
-            ));
+        Certificate::Own { authority, configuration } => {
+            tasks.spawn(authority::maintain(client.clone(), authority, hot, sender, cancel.clone()));
+            tasks.spawn(registration::maintain(client, configuration, bundle.clone(), cancel.clone()));
         }
     }
     Ok(bundle)

@@ -30,11 +30,7 @@ pub struct Outcomes(Family<Outcome, Counter>);
 impl Outcomes {
     /// Makes the counter known.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "idtoken_webhook_reviews",
-            "Pod admission reviews by result",
-            self.0.clone(),
-        );
+        registry.register("idtoken_webhook_reviews", "Pod admission reviews by result", self.0.clone());
     }
 
     /// How many ended in `result`.
@@ -53,11 +49,7 @@ pub fn router<L: BindingLookup>(lookup: Arc<L>, outcomes: Outcomes, now: fn() ->
     Router::new()
         .route("/mutate", post(mutate::<L>))
         .layer(DefaultBodyLimit::max(BODY))
-        .with_state(Arc::new(Webhook {
-            lookup,
-            outcomes,
-            now,
-        }))
+        .with_state(Arc::new(Webhook { lookup, outcomes, now }))
 }
 
 struct Webhook<L> {
@@ -75,20 +67,15 @@ async fn mutate<L: BindingLookup>(
         webhook.outcomes.add("malformed");
         (StatusCode::BAD_REQUEST, error.to_string())
     })?;
-    let decided = if request.creates_pod() {
-        webhook.decide(&request).await
-    } else {
-        Ok(Injection::default())
-    };
+    let decided =
+        if request.creates_pod() { webhook.decide(&request).await } else { Ok(Injection::default()) };
     Ok(Json(webhook.answer(&request, decided)))
 }
 
 impl<L: BindingLookup> Webhook<L> {
     async fn decide(&self, request: &Request) -> Result<Injection, Refusal> {
         let pod = &request.object;
-        let names = inject::request(pod)?
-            .map(|request| request.bindings)
-            .unwrap_or_default();
+        let names = inject::request(pod)?.map(|request| request.bindings).unwrap_or_default();
         let bindings = self.bindings(&request.namespace, names).await;
         inject::inject(pod, &|name| bindings.get(name).cloned(), (self.now)())
     }
@@ -98,24 +85,14 @@ impl<L: BindingLookup> Webhook<L> {
             Lookup::Found(facts) => Some((name, facts)),
             Lookup::Missing | Lookup::Unavailable => None,
         };
-        join_all(names.into_iter().map(find))
-            .await
-            .into_iter()
-            .flatten()
-            .collect()
+        join_all(names.into_iter().map(find)).await.into_iter().flatten().collect()
     }
 
     fn answer(&self, request: &Request, decided: Result<Injection, Refusal>) -> Value {
-        let Request {
-            uid, namespace, name, ..
-        } = request;
+        let Request { uid, namespace, name, .. } = request;
         match decided {
             Ok(injection) => {
-                let result = if injection.patch.is_empty() {
-                    "unchanged"
-                } else {
-                    "injected"
-                };
+                let result = if injection.patch.is_empty() { "unchanged" } else { "injected" };
                 self.outcomes.add(result);
                 tracing::debug!(uid, namespace, name, result, "pod reviewed");
                 review::allowed(uid, &injection)

@@ -29,12 +29,7 @@ pub async fn maintain(
     bundle: watch::Receiver<Option<String>>,
     cancel: CancellationToken,
 ) {
-    let mut registration = Registration {
-        api: Api::all(client),
-        name,
-        bundle,
-        present: None,
-    };
+    let mut registration = Registration { api: Api::all(client), name, bundle, present: None };
     cancel.run_until_cancelled(registration.follow()).await;
 }
 
@@ -67,11 +62,7 @@ impl Registration {
                     None
                 }
                 Err(error) => {
-                    tracing::warn!(
-                        configuration = self.name,
-                        error,
-                        "caBundle not written; trying again"
-                    );
+                    tracing::warn!(configuration = self.name, error, "caBundle not written; trying again");
                     backoff.next().map(|pause| pause.min(RETRY))
                 }
             };
@@ -113,10 +104,7 @@ impl Registration {
 pub fn correction(present: &MutatingWebhookConfiguration, bundle: &str) -> Option<Value> {
     let wanted = ByteString(bundle.as_bytes().to_vec());
     let webhooks = present.webhooks.as_deref().unwrap_or_default();
-    if webhooks
-        .iter()
-        .all(|webhook| webhook.client_config.ca_bundle.as_ref() == Some(&wanted))
-    {
+    if webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.as_ref() == Some(&wanted)) {
         return None;
     }
     let webhooks: Vec<_> = webhooks

@@ -66,15 +66,9 @@ impl Request {
     pub fn parse(body: &[u8]) -> Result<Self, ReviewError> {
         let review: Review = serde_json::from_slice(body)?;
         if review.api_version != API_VERSION || review.kind != KIND {
-            return Err(ReviewError::Version(format!(
-                "{:?} {:?}",
-                review.api_version, review.kind
-            )));
+            return Err(ReviewError::Version(format!("{:?} {:?}", review.api_version, review.kind)));
         }
-        review
-            .request
-            .filter(|request| !request.uid.is_empty())
-            .ok_or(ReviewError::Empty)
+        review.request.filter(|request| !request.uid.is_empty()).ok_or(ReviewError::Empty)
     }
 
     /// Whether a pod is about to be created.

@@ -117,10 +117,7 @@ impl Cluster {
     ) -> anyhow::Result<PathBuf> {
         let accounts: kube::Api<ServiceAccount> = kube::Api::namespaced(self.client(), namespace);
         let account = ServiceAccount {
-            metadata: kube::api::ObjectMeta {
-                name: Some(name.to_owned()),
-                ..Default::default()
-            },
+            metadata: kube::api::ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
             ..Default::default()
         };
         match accounts.create(&PostParams::default(), &account).await {
@@ -129,15 +126,10 @@ impl Cluster {
             Err(error) => return Err(error).context("cannot create the ServiceAccount"),
         }
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                expiration_seconds: Some(24 * 60 * 60),
-                ..Default::default()
-            },
+            spec: TokenRequestSpec { expiration_seconds: Some(24 * 60 * 60), ..Default::default() },
             ..Default::default()
         };
-        let answer = accounts
-            .create_token_request(name, &PostParams::default(), &request)
-            .await?;
+        let answer = accounts.create_token_request(name, &PostParams::default(), &request).await?;
         let token = answer.status.context("a TokenRequest without a status")?.token;
         self.write_kubeconfig(&format!("{namespace}-{name}"), &Identity::Token(token))
     }
@@ -183,10 +175,7 @@ impl Cluster {
     }
 
     fn write_kubeconfig(&self, user: &str, identity: &Identity) -> anyhow::Result<PathBuf> {
-        let plain: String = user
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect();
+        let plain: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let number = self.kubeconfigs.fetch_add(1, Ordering::Relaxed);
         let path = self.home.path().join(format!("kubeconfig-{number}-{plain}"));
         kubeconfig::write(&path, &self.access, user, identity)?;

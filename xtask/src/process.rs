@@ -33,13 +33,7 @@ pub struct Program {
 impl Program {
     /// The program at `path`, without arguments, with our environment and working directory.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            args: Vec::new(),
-            env: Vec::new(),
-            directory: None,
-            tie: Tie::Ours,
-        }
+        Self { path: path.into(), args: Vec::new(), env: Vec::new(), directory: None, tie: Tie::Ours }
     }
 
     /// Appends one argument.
@@ -106,24 +100,13 @@ impl Program {
             .with_context(|| format!("cannot write the log {}", log.display()))?;
         let name = self.name();
         let mut command = self.command();
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = spawn_from_lasting_thread(command).with_context(|| format!("cannot start {name}"))?;
-        Ok(Process {
-            name,
-            child: Some(child),
-            log: log.to_owned(),
-        })
+        Ok(Process { name, child: Some(child), log: log.to_owned() })
     }
 
     fn name(&self) -> String {
-        self.path
-            .file_name()
-            .unwrap_or(self.path.as_os_str())
-            .to_string_lossy()
-            .into_owned()
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
     }
 
     fn command(&self) -> Command {
@@ -190,9 +173,7 @@ impl Process {
     /// What it has printed so far (stdout and stderr as they came).
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// Its exit status, if it has ended.
@@ -238,12 +219,8 @@ impl Process {
     /// SIGKILL at once. Returns how it ended, which is not by SIGKILL when it had ended before.
     pub fn kill(&mut self) -> anyhow::Result<ExitStatus> {
         let child = self.child.as_mut().context("the program was left running")?;
-        child
-            .kill()
-            .with_context(|| format!("cannot kill {}", self.name))?;
-        child
-            .wait()
-            .with_context(|| format!("cannot wait for {}", self.name))
+        child.kill().with_context(|| format!("cannot kill {}", self.name))?;
+        child.wait().with_context(|| format!("cannot wait for {}", self.name))
     }
 
     /// Gives the program up: it goes on running on its own.
@@ -289,11 +266,7 @@ pub async fn wait_for<T, F: Future<Output = anyhow::Result<T>>>(
             Err(_) => last = last.or_else(|| Some(anyhow::anyhow!("no answer"))),
         }
         if Instant::now() >= deadline {
-            bail!(
-                "waited {} s for {what}: {:#}",
-                within.as_secs_f32(),
-                last.context("never tried")?
-            );
+            bail!("waited {} s for {what}: {:#}", within.as_secs_f32(), last.context("never tried")?);
         }
         sleep(POLL).await;
     }
@@ -377,18 +350,8 @@ mod tests {
     async fn output_of_both_kinds_is_kept_in_order() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
-        let mut process = sh("echo one; echo two >&2; echo $WORD")
-            .env("WORD", "three")
-            .spawn(&log)
-            .unwrap();
-        assert!(
-            process
-                .wait_within(Duration::from_secs(10))
-                .await
-                .unwrap()
-                .unwrap()
-                .success()
-        );
+        let mut process = sh("echo one; echo two >&2; echo $WORD").env("WORD", "three").spawn(&log).unwrap();
+        assert!(process.wait_within(Duration::from_secs(10)).await.unwrap().unwrap().success());
         assert_eq!(process.log(), "one\ntwo\nthree\n");
     }
 
@@ -405,10 +368,7 @@ mod tests {
         .await
         .unwrap();
         let log = process.log_path().to_owned();
-        assert_eq!(
-            process.stop(Duration::from_secs(10)).await.unwrap().code(),
-            Some(7)
-        );
+        assert_eq!(process.stop(Duration::from_secs(10)).await.unwrap().code(), Some(7));
         assert_eq!(fs::read_to_string(log).unwrap(), "up\nbye\n");
     }
 
@@ -425,10 +385,7 @@ mod tests {
         })
         .await
         .unwrap();
-        assert_eq!(
-            process.stop(Duration::from_millis(300)).await.unwrap().signal(),
-            Some(9)
-        );
+        assert_eq!(process.stop(Duration::from_millis(300)).await.unwrap().signal(), Some(9));
     }
 
     #[test]
@@ -445,9 +402,7 @@ mod tests {
     fn a_process_outlives_the_thread_that_asked_for_it() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
-        let mut process = std::thread::spawn(move || sh("sleep 60").spawn(&log).unwrap())
-            .join()
-            .unwrap();
+        let mut process = std::thread::spawn(move || sh("sleep 60").spawn(&log).unwrap()).join().unwrap();
         std::thread::sleep(Duration::from_millis(300));
         assert!(process.try_wait().unwrap().is_none());
     }
@@ -455,19 +410,10 @@ mod tests {
     #[tokio::test]
     async fn an_early_end_shows_the_last_lines() {
         let directory = tempfile::tempdir().unwrap();
-        let mut process = sh("echo port taken; exit 3")
-            .spawn(&directory.path().join("log"))
-            .unwrap();
-        let status = process
-            .wait_within(Duration::from_secs(10))
-            .await
-            .unwrap()
-            .unwrap();
+        let mut process = sh("echo port taken; exit 3").spawn(&directory.path().join("log")).unwrap();
+        let status = process.wait_within(Duration::from_secs(10)).await.unwrap().unwrap();
         let error = process.ended_early(status).to_string();
-        assert_eq!(
-            error,
-            "sh ended by itself (exit status: 3); its last lines:\nport taken"
-        );
+        assert_eq!(error, "sh ended by itself (exit status: 3); its last lines:\nport taken");
     }
 
     #[tokio::test]
@@ -486,9 +432,7 @@ mod tests {
     #[test]
     fn a_missing_program_is_named() {
         let directory = tempfile::tempdir().unwrap();
-        let error = Program::new("/nowhere/at/all")
-            .spawn(&directory.path().join("log"))
-            .unwrap_err();
+        let error = Program::new("/nowhere/at/all").spawn(&directory.path().join("log")).unwrap_err();
         assert_eq!(error.to_string(), "there is no program /nowhere/at/all");
     }
 

@@ -37,11 +37,7 @@ impl Step {
                 eprint!("\r\x1b[K");
             }
         });
-        Self {
-            what,
-            started,
-            ticker: Some((stop, ticker)),
-        }
+        Self { what, started, ticker: Some((stop, ticker)) }
     }
 
     /// How long it has taken so far.

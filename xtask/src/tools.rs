@@ -144,17 +144,13 @@ impl Tools {
     /// When [`Tools::find`] was not asked for it.
     #[must_use]
     pub fn path(&self, tool: Tool) -> &Path {
-        self.paths
-            .get(&tool)
-            .expect("Tools::find was asked for this tool")
+        self.paths.get(&tool).expect("Tools::find was asked for this tool")
     }
 }
 
 /// What the user has: in `KUBEBUILDER_ASSETS` or on PATH, new enough.
 fn installed(tool: Tool) -> Option<PathBuf> {
-    let assets = env::var_os("KUBEBUILDER_ASSETS")
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from);
+    let assets = env::var_os("KUBEBUILDER_ASSETS").filter(|value| !value.is_empty()).map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
     assets
         .into_iter()
@@ -165,8 +161,7 @@ fn installed(tool: Tool) -> Option<PathBuf> {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 fn will_do(tool: Tool, candidate: &Path) -> bool {
@@ -176,10 +171,7 @@ fn will_do(tool: Tool, candidate: &Path) -> bool {
     match Version::of(tool, candidate) {
         Ok(version) if version >= minimum => true,
         Ok(version) => {
-            eprintln!(
-                "not used: {} is {version}, and {minimum} is needed",
-                candidate.display()
-            );
+            eprintln!("not used: {} is {version}, and {minimum} is needed", candidate.display());
             false
         }
         Err(error) => {
@@ -232,20 +224,12 @@ mod tests {
     #[test]
     fn the_go_modules_name_the_versions_that_are_promised() {
         let module = |name: &str| {
-            fs::read_to_string(
-                Path::new(env!("CARGO_MANIFEST_DIR"))
-                    .join("tools")
-                    .join(name)
-                    .join("go.mod"),
-            )
-            .unwrap()
+            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(name).join("go.mod"))
+                .unwrap()
         };
         assert!(module("kubernetes").contains("k8s.io/kubernetes v1.36.3"));
         assert!(module("etcd").contains("go.etcd.io/etcd/server/v3 v3.6.16"));
         assert!(module("helm").contains("helm.sh/helm/v4 v4.3.1"));
-        assert_eq!(
-            [KUBERNETES_VERSION, ETCD_VERSION, HELM_VERSION],
-            ["1.36.3", "3.6.16", "4.3.1"]
-        );
+        assert_eq!([KUBERNETES_VERSION, ETCD_VERSION, HELM_VERSION], ["1.36.3", "3.6.16", "4.3.1"]);
     }
 }

@@ -37,23 +37,14 @@ async fn two_clusters_do_not_disturb_each_other_and_leave_nothing() {
     for (cluster, word) in [(&one, "one"), (&two, "two")] {
         let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), "default");
         let listed = maps.list(&ListParams::default()).await.unwrap();
-        let words: Vec<&str> = listed
-            .iter()
-            .map(|map| map.data.as_ref().unwrap()["word"].as_str())
-            .collect();
+        let words: Vec<&str> = listed.iter().map(|map| map.data.as_ref().unwrap()["word"].as_str()).collect();
         assert_eq!(words, [word]);
         assert_eq!(mode(cluster.kubeconfig()), 0o600);
         assert_eq!(mode(cluster.directory()), 0o700);
-        assert!(
-            cluster
-                .api_server_log()
-                .contains("Serving securely on 127.0.0.1:")
-        );
+        assert!(cluster.api_server_log().contains("Serving securely on 127.0.0.1:"));
     }
     one.stop().await.unwrap();
-    let still = Api::<Namespace>::all(two.client())
-        .list(&ListParams::default())
-        .await;
+    let still = Api::<Namespace>::all(two.client()).list(&ListParams::default()).await;
     assert!(still.is_ok(), "the end of one is not the end of the other");
     two.stop().await.unwrap();
     for trace in traces {
@@ -101,20 +92,14 @@ async fn a_killed_owner_takes_its_cluster_along() {
 #[tokio::test]
 #[ignore = "tier api: needs a kube-apiserver"]
 async fn the_controller_manager_makes_accounts_and_collects_garbage() {
-    let options = ClusterOptions {
-        controller_manager: true,
-        ..ClusterOptions::default()
-    };
+    let options = ClusterOptions { controller_manager: true, ..ClusterOptions::default() };
     let cluster = Cluster::start(options).await.unwrap();
     let client = cluster.client();
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
     accounts.get("default").await.unwrap();
 
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
-    let owner = ConfigMap {
-        metadata: named("owner"),
-        ..ConfigMap::default()
-    };
+    let owner = ConfigMap { metadata: named("owner"), ..ConfigMap::default() };
     let owner = maps.create(&PostParams::default(), &owner).await.unwrap();
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
     let dependent: Secret = serde_json::from_value(json!({"metadata": {"name": "owned", "ownerReferences": [
@@ -122,20 +107,13 @@ async fn the_controller_manager_makes_accounts_and_collects_garbage() {
     ]}}))
     .unwrap();
     secrets.create(&PostParams::default(), &dependent).await.unwrap();
-    Api::<Pod>::namespaced(client, "default")
-        .create(&PostParams::default(), &pod())
-        .await
-        .unwrap();
+    Api::<Pod>::namespaced(client, "default").create(&PostParams::default(), &pod()).await.unwrap();
 
     maps.delete("owner", &DeleteParams::background()).await.unwrap();
-    wait_for(
-        "the owned Secret to be collected",
-        Duration::from_secs(60),
-        async || {
-            anyhow::ensure!(secrets.get_opt("owned").await?.is_none(), "it is still there");
-            Ok(())
-        },
-    )
+    wait_for("the owned Secret to be collected", Duration::from_secs(60), async || {
+        anyhow::ensure!(secrets.get_opt("owned").await?.is_none(), "it is still there");
+        Ok(())
+    })
     .await
     .unwrap();
     cluster.stop().await.unwrap();
@@ -152,73 +130,38 @@ async fn users_are_who_they_are_said_to_be_and_have_only_their_own_rights() {
     assert_eq!(cluster.service_account_issuer(), "https://issuer.example");
 
     let groups = ["system:serviceaccounts", "system:serviceaccounts:default"];
-    let kubeconfig = cluster
-        .kubeconfig_for("system:serviceaccount:default:app", &groups)
-        .unwrap();
+    let kubeconfig = cluster.kubeconfig_for("system:serviceaccount:default:app", &groups).unwrap();
     let by_certificate = client_of(&kubeconfig).await;
     let user = who_am_i(&by_certificate).await;
     assert_eq!(user["username"], "system:serviceaccount:default:app");
-    let mut seen: Vec<&str> = user["groups"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|g| g.as_str().unwrap())
-        .collect();
+    let mut seen: Vec<&str> =
+        user["groups"].as_array().unwrap().iter().map(|g| g.as_str().unwrap()).collect();
     seen.sort_unstable();
-    assert_eq!(
-        seen,
-        [
-            "system:authenticated",
-            "system:serviceaccounts",
-            "system:serviceaccounts:default"
-        ]
-    );
+    assert_eq!(seen, ["system:authenticated", "system:serviceaccounts", "system:serviceaccounts:default"]);
 
-    let kubeconfig = cluster
-        .kubeconfig_for_service_account("default", "app")
-        .await
-        .unwrap();
+    let kubeconfig = cluster.kubeconfig_for_service_account("default", "app").await.unwrap();
     let by_token = client_of(&kubeconfig).await;
-    assert_eq!(
-        who_am_i(&by_token).await["username"],
-        "system:serviceaccount:default:app"
-    );
+    assert_eq!(who_am_i(&by_token).await["username"], "system:serviceaccount:default:app");
     let text = fs::read_to_string(&kubeconfig).unwrap();
-    let token = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("token: "))
-        .unwrap();
+    let token = text.lines().find_map(|line| line.trim().strip_prefix("token: ")).unwrap();
     assert_eq!(claims(token)["iss"], "https://issuer.example");
 
-    let refused = Api::<Namespace>::all(by_token.clone())
-        .list(&ListParams::default())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&refused, kube::Error::Api(status) if status.code == 403),
-        "{refused}"
-    );
+    let refused = Api::<Namespace>::all(by_token.clone()).list(&ListParams::default()).await.unwrap_err();
+    assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
     allow_listing_namespaces(&cluster.client(), "app").await;
     for client in [by_token, by_certificate] {
-        wait_for(
-            "the right to list namespaces",
-            Duration::from_secs(10),
-            async || {
-                Api::<Namespace>::all(client.clone())
-                    .list(&ListParams::default())
-                    .await
-                    .map(drop)
-                    .map_err(Into::into)
-            },
-        )
+        wait_for("the right to list namespaces", Duration::from_secs(10), async || {
+            Api::<Namespace>::all(client.clone())
+                .list(&ListParams::default())
+                .await
+                .map(drop)
+                .map_err(Into::into)
+        })
         .await
         .unwrap();
     }
     // No controller manager, no default ServiceAccount: pods can be created all the same.
-    Api::<Pod>::namespaced(cluster.client(), "default")
-        .create(&PostParams::default(), &pod())
-        .await
-        .unwrap();
+    Api::<Pod>::namespaced(cluster.client(), "default").create(&PostParams::default(), &pod()).await.unwrap();
     cluster.stop().await.unwrap();
 }
 
@@ -226,10 +169,7 @@ async fn users_are_who_they_are_said_to_be_and_have_only_their_own_rights() {
 #[ignore = "tier api: needs a kube-apiserver"]
 async fn a_server_that_dies_early_says_why() {
     let failing = |flag: String| async {
-        let options = ClusterOptions {
-            api_server_args: vec![flag],
-            ..ClusterOptions::default()
-        };
+        let options = ClusterOptions { api_server_args: vec![flag], ..ClusterOptions::default() };
         format!("{:#}", Cluster::start(options).await.unwrap_err())
     };
     let error = failing("--no-such-flag".to_owned()).await;
@@ -263,51 +203,27 @@ async fn up_env_and_down() {
 
     let (code, before) = run(&["env", "--name", "blue"]);
     assert_eq!(code, 1);
-    assert!(
-        before.contains("start it with: cargo xtask cluster up --name blue"),
-        "{before}"
-    );
+    assert!(before.contains("start it with: cargo xtask cluster up --name blue"), "{before}");
     let (code, up) = run(&["up", "--name", "blue"]);
     assert_eq!(code, 0, "{up}");
-    assert!(
-        up.contains("The cluster \"blue\" is running.") && up.contains(&export),
-        "{up}"
-    );
+    assert!(up.contains("The cluster \"blue\" is running.") && up.contains(&export), "{up}");
     let (code, again) = run(&["up", "--name", "blue"]);
     assert_eq!(code, 0, "{again}");
-    assert!(
-        again.contains("The cluster \"blue\" is already running.") && again.contains(&export),
-        "{again}"
-    );
+    assert!(again.contains("The cluster \"blue\" is already running.") && again.contains(&export), "{again}");
     assert_eq!(run(&["env", "--name", "blue"]), (0, export));
     let (code, more) = run(&["up", "--name", "blue", "--controller-manager"]);
     assert_eq!(code, 1);
-    assert!(
-        more.contains("is running without kube-controller-manager; end it first"),
-        "{more}"
-    );
+    assert!(more.contains("is running without kube-controller-manager; end it first"), "{more}");
 
     let home = kubeconfig.parent().unwrap();
     let pids = ["etcd", "kube-apiserver"].map(|name| noted_pid(home, name));
     let namespaces = Api::<Namespace>::all(client_of(&kubeconfig).await);
-    assert!(
-        namespaces.get("default").await.is_ok(),
-        "it outlives the command that started it"
-    );
-    assert_eq!(
-        run(&["down", "--all"]),
-        (0, "The cluster \"blue\" is ended.\n".to_owned())
-    );
+    assert!(namespaces.get("default").await.is_ok(), "it outlives the command that started it");
+    assert_eq!(run(&["down", "--all"]), (0, "The cluster \"blue\" is ended.\n".to_owned()));
     assert!(!pids.iter().any(|pid| lives(*pid)));
     assert!(!home.exists());
-    assert_eq!(
-        run(&["down", "--name", "blue"]),
-        (0, "There is no cluster \"blue\".\n".to_owned())
-    );
-    assert_eq!(
-        run(&["down", "--all"]),
-        (0, "No cluster is running.\n".to_owned())
-    );
+    assert_eq!(run(&["down", "--name", "blue"]), (0, "There is no cluster \"blue\".\n".to_owned()));
+    assert_eq!(run(&["down", "--all"]), (0, "No cluster is running.\n".to_owned()));
 }
 
 #[tokio::test]
@@ -347,10 +263,7 @@ async fn start() -> Cluster {
 }
 
 fn named(name: &str) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name.to_owned()),
-        ..ObjectMeta::default()
-    }
+    ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
 }
 
 fn pod() -> Pod {
@@ -365,27 +278,20 @@ async fn allow_listing_namespaces(client: &kube::Client, account: &str) {
         "rules": [{"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list"]}],
     }))
     .unwrap();
-    Api::all(client.clone())
-        .create(&PostParams::default(), &role)
-        .await
-        .unwrap();
+    Api::all(client.clone()).create(&PostParams::default(), &role).await.unwrap();
     let binding: ClusterRoleBinding = serde_json::from_value(json!({
         "metadata": {"name": "lister"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "lister"},
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": "default"}],
     }))
     .unwrap();
-    Api::all(client.clone())
-        .create(&PostParams::default(), &binding)
-        .await
-        .unwrap();
+    Api::all(client.clone()).create(&PostParams::default(), &binding).await.unwrap();
 }
 
 async fn client_of(kubeconfig: &Path) -> kube::Client {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .unwrap();
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     kube::Client::try_from(config).unwrap()
 }
 
@@ -400,12 +306,8 @@ async fn who_am_i(client: &kube::Client) -> serde_json::Value {
 fn claims(token: &str) -> serde_json::Value {
     use base64::Engine as _;
     let payload = token.split('.').nth(1).unwrap();
-    serde_json::from_slice(
-        &base64::engine::general_purpose::URL_SAFE_NO_PAD
-            .decode(payload)
-            .unwrap(),
-    )
-    .unwrap()
+    serde_json::from_slice(&base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap())
+        .unwrap()
 }
 
 /// What a cluster has on this machine.
@@ -416,26 +318,15 @@ struct Traces {
 
 impl Traces {
     fn of(cluster: &Cluster) -> Self {
-        let traces = Self {
-            pids: cluster.pids(),
-            directory: cluster.directory().to_owned(),
-        };
+        let traces = Self { pids: cluster.pids(), directory: cluster.directory().to_owned() };
         assert_eq!(traces.pids.len(), 2);
         assert!(traces.pids.iter().all(|pid| lives(*pid)) && traces.directory.exists());
         traces
     }
 
     fn assert_gone(&self) {
-        assert!(
-            !self.pids.iter().any(|pid| lives(*pid)),
-            "some of {:?} live",
-            self.pids
-        );
-        assert!(
-            !self.directory.exists(),
-            "{} is still there",
-            self.directory.display()
-        );
+        assert!(!self.pids.iter().any(|pid| lives(*pid)), "some of {:?} live", self.pids);
+        assert!(!self.directory.exists(), "{} is still there", self.directory.display());
     }
 }
 
@@ -445,10 +336,7 @@ fn lives(pid: u32) -> bool {
 }
 
 fn noted_pid(home: &Path, name: &str) -> u32 {
-    fs::read_to_string(home.join(format!("{name}.pid")))
-        .unwrap()
-        .parse()
-        .unwrap()
+    fs::read_to_string(home.join(format!("{name}.pid"))).unwrap().parse().unwrap()
 }
 
 fn mode(path: &Path) -> u32 {
@@ -462,9 +350,7 @@ fn text(output: &Output) -> String {
 fn foreground(directory: &Path) -> Process {
     let log = directory.join("log");
     let _ = fs::remove_file(&log);
-    let program = Program::new(XTASK)
-        .args(["cluster", "up", "--foreground"])
-        .env("TMPDIR", directory);
+    let program = Program::new(XTASK).args(["cluster", "up", "--foreground"]).env("TMPDIR", directory);
     program.spawn(&log).unwrap()
 }
 
@@ -472,11 +358,8 @@ fn foreground(directory: &Path) -> Process {
 async fn announced_home(owner: &Process) -> PathBuf {
     wait_for("the cluster", Duration::from_secs(90), async || {
         let log = owner.log();
-        let line = log.lines().find_map(|line| {
-            line.trim()
-                .strip_prefix("export KUBECONFIG='")?
-                .strip_suffix('\'')
-        });
+        let line =
+            log.lines().find_map(|line| line.trim().strip_prefix("export KUBECONFIG='")?.strip_suffix('\''));
         let kubeconfig = line.ok_or_else(|| anyhow::anyhow!("it says: {log}"))?;
         Ok(Path::new(kubeconfig).parent().unwrap().to_owned())
     })
@@ -486,16 +369,7 @@ async fn announced_home(owner: &Process) -> PathBuf {
 
 fn entries_starting_with(directory: &Path, prefix: &str) -> usize {
     let entries = fs::read_dir(directory).unwrap();
-    entries
-        .filter(|entry| {
-            entry
-                .as_ref()
-                .unwrap()
-                .file_name()
-                .to_string_lossy()
-                .starts_with(prefix)
-        })
-        .count()
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(prefix)).count()
 }
 
 /// Lets a cache of its own have the tools of the real one.

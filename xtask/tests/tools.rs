@@ -26,10 +26,6 @@ fn every_tool_can_be_had_and_runs() {
     ] {
         let output = Command::new(tools.path(tool)).args(arguments).output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            printed.starts_with(expected),
-            "{} prints {printed}",
-            tools.path(tool).display()
-        );
+        assert!(printed.starts_with(expected), "{} prints {printed}", tools.path(tool).display());
     }
 }

@@ -85,7 +85,11 @@ impl<'p> AudiencePattern<'p> {
                 "/*" => true,
                 _ => return None,
             };
-            return (is_host(suffix) && suffix.contains('.')).then_some(Self::Subdomains { scheme, suffix, any_path });
+            return (is_host(suffix) && suffix.contains('.')).then_some(Self::Subdomains {
+                scheme,
+                suffix,
+                any_path,
+            });
         }
         let (authority, path) = rest.split_at(rest.find('/')?);
         let path = path.strip_suffix('*')?;
@@ -100,11 +104,13 @@ impl<'p> AudiencePattern<'p> {
         match self {
             Self::Any => true,
             Self::Exact(pattern) => same_address(pattern, audience),
-            Self::Subdomains { scheme, suffix, any_path } => parts(audience).is_some_and(|(s, host, path)| {
-                s.eq_ignore_ascii_case(scheme)
-                    && is_below(host, suffix)
-                    && (*any_path || path.is_empty() || path == "/")
-            }),
+            Self::Subdomains { scheme, suffix, any_path } => {
+                parts(audience).is_some_and(|(s, host, path)| {
+                    s.eq_ignore_ascii_case(scheme)
+                        && is_below(host, suffix)
+                        && (*any_path || path.is_empty() || path == "/")
+                })
+            }
             Self::Prefix { scheme, authority, path } => parts(audience).is_some_and(|(s, host, p)| {
                 s.eq_ignore_ascii_case(scheme) && host.eq_ignore_ascii_case(authority) && p.starts_with(path)
             }),
@@ -132,7 +138,8 @@ fn same_address(pattern: &str, audience: &str) -> bool {
             let (host_a, rest_a) = a.split_at(a.find(['/', '?', '#']).unwrap_or(a.len()));
             let (host_b, rest_b) = b.split_at(b.find(['/', '?', '#']).unwrap_or(b.len()));
             // User information is case-sensitive: compared exactly together with its host.
-            let hosts = if host_a.contains('@') { host_a == host_b } else { host_a.eq_ignore_ascii_case(host_b) };
+            let hosts =
+                if host_a.contains('@') { host_a == host_b } else { host_a.eq_ignore_ascii_case(host_b) };
             s.eq_ignore_ascii_case(t) && hosts && rest_a == rest_b
         }
         _ => pattern == audience,
@@ -155,7 +162,8 @@ fn is_authority(text: &str) -> bool {
 }
 
 fn is_host(text: &str) -> bool {
-    text.split('.').all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+    text.split('.')
+        .all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
 }
 
 /// No query, fragment, backslash or control character, and no segment that a receiver could resolve away.

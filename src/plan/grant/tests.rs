@@ -93,7 +93,9 @@ fn stars_elsewhere_are_no_patterns() {
     ] {
         assert_eq!(AudiencePattern::parse(text), None, "{text}");
     }
-    for text in ["", "**", "*@*.iam.gserviceaccount.com", "a*@p.iam.gserviceaccount.com", "*@gmail.com", "*@evil.com"] {
+    for text in
+        ["", "**", "*@*.iam.gserviceaccount.com", "a*@p.iam.gserviceaccount.com", "*@gmail.com", "*@evil.com"]
+    {
         assert_eq!(IdentityPattern::parse(text), None, "{text}");
     }
 }
@@ -131,7 +133,8 @@ fn a_grant_allows_only_where_everything_matches() {
 #[test]
 fn bare_stars_need_all_namespaces() {
     let none = labels(&[]);
-    let everyone = json!({"namespaces": {"all": true}, "identities": ["*"], "audiences": ["*"], "kinds": ["IdToken"]});
+    let everyone =
+        json!({"namespaces": {"all": true}, "identities": ["*"], "audiences": ["*"], "kinds": ["IdToken"]});
     assert!(allows(&grant(&everyone), request("operator", "https://x", &none)));
     // What the CRD's rules refuse is refused here too: an older CRD may have let it pass.
     let named = json!({"namespaces": {"names": ["shop"]}, "identities": ["*"], "audiences": ["https://x"], "kinds": ["IdToken"]});
@@ -148,13 +151,19 @@ fn selectors_mean_what_kubernetes_means_but_empty_selects_nothing() {
     let table = [
         (json!({"matchLabels": {"team": "orders"}}), true),
         (json!({"matchLabels": {"team": "carts"}}), false),
-        (json!({"matchExpressions": [{"key": "team", "operator": "In", "values": ["orders", "carts"]}]}), true),
+        (
+            json!({"matchExpressions": [{"key": "team", "operator": "In", "values": ["orders", "carts"]}]}),
+            true,
+        ),
         (json!({"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["orders"]}]}), false),
         (json!({"matchExpressions": [{"key": "absent", "operator": "NotIn", "values": ["x"]}]}), true),
         (json!({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}), true),
         (json!({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}), false),
         (json!({"matchExpressions": [{"key": "tier", "operator": "Gt", "values": ["1"]}]}), false),
-        (json!({"matchLabels": {"team": "orders"}, "matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}), false),
+        (
+            json!({"matchLabels": {"team": "orders"}, "matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}),
+            false,
+        ),
         (json!({}), false),
     ];
     for (selector, expected) in table {
@@ -162,7 +171,10 @@ fn selectors_mean_what_kubernetes_means_but_empty_selects_nothing() {
         assert_eq!(allows(&grant(&spec), request(CALLER, "https://x", &orders)), expected, "{spec}");
     }
     let two = json!({"namespaces": {"names": ["shop"], "all": true}, "identities": [CALLER], "audiences": ["https://x"], "kinds": ["IdToken"]});
-    assert!(!allows(&grant(&two), request(CALLER, "https://x", &orders)), "two members at once select nothing");
+    assert!(
+        !allows(&grant(&two), request(CALLER, "https://x", &orders)),
+        "two members at once select nothing"
+    );
 }
 
 #[test]

@@ -17,20 +17,12 @@ pub(super) struct Target<'a> {
 
 /// The containers and init containers that the request means.
 pub(super) fn chosen<'a>(pod: &'a Value, request: &Request) -> Result<Vec<Target<'a>>, Refusal> {
-    let mut targets: Vec<_> = ["initContainers", "containers"]
-        .into_iter()
-        .flat_map(|list| targets(pod, list))
-        .collect();
+    let mut targets: Vec<_> =
+        ["initContainers", "containers"].into_iter().flat_map(|list| targets(pod, list)).collect();
     if let Some(wanted) = &request.containers {
-        let known: Vec<_> = targets
-            .iter()
-            .map(|target| text(target.container, "name"))
-            .collect();
+        let known: Vec<_> = targets.iter().map(|target| text(target.container, "name")).collect();
         if let Some(name) = wanted.iter().find(|name| !known.contains(&name.as_str())) {
-            let problem = format!(
-                "contains {:?}, which is no container of this pod",
-                shorten(name, NAME)
-            );
+            let problem = format!("contains {:?}, which is no container of this pod", shorten(name, NAME));
             let mend = format!("choose from: {}", known.join(", "));
             return Err(Refusal::new(CONTAINERS, &wanted.join(","), problem, mend));
         }
@@ -51,12 +43,7 @@ pub(super) fn add(
         Mount::Present(directory) => directory,
         Mount::Missing => {
             let mount = json!({"name": VOLUME, "mountPath": request.mount_path, "readOnly": true});
-            append(
-                patch,
-                format!("{pointer}/volumeMounts"),
-                container.get("volumeMounts"),
-                vec![mount],
-            );
+            append(patch, format!("{pointer}/volumeMounts"), container.get("volumeMounts"), vec![mount]);
             &request.mount_path
         }
         Mount::Taken => {
@@ -69,11 +56,7 @@ pub(super) fn add(
     };
     let missing = variables(&request.bindings, directory)
         .into_iter()
-        .filter(|(name, _)| {
-            !elements(container, "env")
-                .iter()
-                .any(|variable| text(variable, "name") == name)
-        })
+        .filter(|(name, _)| !elements(container, "env").iter().any(|variable| text(variable, "name") == name))
         .map(|(name, value)| json!({"name": name, "value": value}))
         .collect();
     append(patch, format!("{pointer}/env"), container.get("env"), missing);
@@ -91,17 +74,10 @@ fn mount<'a>(container: &'a Value, path: &str) -> Mount<'a> {
     let mounts = elements(container, "volumeMounts");
     // A file mounted by subPath is never updated: it does not count.
     let whole = |mount: &&Value| text(mount, "subPath").is_empty() && text(mount, "subPathExpr").is_empty();
-    if let Some(ours) = mounts
-        .iter()
-        .filter(whole)
-        .find(|mount| text(mount, "name") == VOLUME)
-    {
+    if let Some(ours) = mounts.iter().filter(whole).find(|mount| text(mount, "name") == VOLUME) {
         return Mount::Present(text(ours, "mountPath").trim_end_matches('/'));
     }
-    if mounts
-        .iter()
-        .any(|mount| text(mount, "mountPath").trim_end_matches('/') == path)
-    {
+    if mounts.iter().any(|mount| text(mount, "mountPath").trim_end_matches('/') == path) {
         return Mount::Taken;
     }
     Mount::Missing
@@ -111,11 +87,7 @@ fn variables(bindings: &[String], directory: &str) -> Vec<(String, String)> {
     let directory = directory.replace('$', "$$"); // kubelet expands $(NAME) in values
     let file = |binding: &String| format!("{directory}/{}", token_path(binding));
     let mut variables = vec![("IDTOKEN_DIR".to_owned(), directory.clone())];
-    variables.extend(
-        bindings
-            .iter()
-            .map(|binding| (file_variable(binding), file(binding))),
-    );
+    variables.extend(bindings.iter().map(|binding| (file_variable(binding), file(binding))));
     if let [only] = bindings {
         variables.push(("IDTOKEN_FILE".to_owned(), file(only)));
     }
@@ -127,8 +99,5 @@ fn targets<'a>(pod: &'a Value, list: &'static str) -> impl Iterator<Item = Targe
         .iter()
         .enumerate()
         .filter(|(_, container)| container.is_object())
-        .map(move |(index, container)| Target {
-            pointer: format!("/spec/{list}/{index}"),
-            container,
-        })
+        .map(move |(index, container)| Target { pointer: format!("/spec/{list}/{index}"), container })
 }

@@ -19,15 +19,9 @@ pub(super) fn append(patch: &mut Vec<PatchOp>, pointer: String, present: Option<
     }
     if present.is_some_and(Value::is_array) {
         let end = format!("{pointer}/-");
-        patch.extend(items.into_iter().map(|value| PatchOp {
-            path: end.clone(),
-            value,
-        }));
+        patch.extend(items.into_iter().map(|value| PatchOp { path: end.clone(), value }));
     } else {
-        patch.push(PatchOp {
-            path: pointer,
-            value: json!(items),
-        });
+        patch.push(PatchOp { path: pointer, value: json!(items) });
     }
 }
 

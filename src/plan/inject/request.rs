@@ -56,9 +56,7 @@ pub fn request(pod: &Value) -> Result<Option<Request>, Refusal> {
     };
     Ok(Some(Request {
         bindings: bindings(inject)?,
-        containers: annotation(pod, CONTAINERS)
-            .map(|value| names(CONTAINERS, value))
-            .transpose()?,
+        containers: annotation(pod, CONTAINERS).map(|value| names(CONTAINERS, value)).transpose()?,
         mount_path: mount_path(annotation(pod, MOUNT_PATH).unwrap_or("/var/run/secrets/idtoken.dev"))?,
         file_mode: file_mode(annotation(pod, FILE_MODE).unwrap_or("0444"))?,
         optional: flag(OPTIONAL, annotation(pod, OPTIONAL).unwrap_or("false"))?,
@@ -76,10 +74,7 @@ pub(super) fn unknown_keys(pod: &Value) -> Vec<String> {
         .filter_map(|key| key.strip_prefix(PREFIX))
         .filter(|key| !known(key))
         .map(|key| {
-            format!(
-                "annotation {:?} is not known and has no effect",
-                shorten(&format!("{PREFIX}{key}"), 75)
-            )
+            format!("annotation {:?} is not known and has no effect", shorten(&format!("{PREFIX}{key}"), 75))
         })
         .collect()
 }
@@ -88,13 +83,7 @@ pub(super) fn unknown_keys(pod: &Value) -> Vec<String> {
 pub(super) fn file_variable(binding: &str) -> String {
     let tail: String = binding
         .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_uppercase()
-            } else {
-                '_'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
         .collect();
     format!("IDTOKEN_FILE_{tail}")
 }
@@ -138,10 +127,7 @@ fn bindings(value: &str) -> Result<Vec<String>, Refusal> {
     }
     if let Some(name) = names.iter().find(|name| !is_dns_subdomain(name)) {
         return refuse(
-            format!(
-                "contains {:?}, which can't be the name of an IdTokenBinding",
-                shorten(name, SHOWN)
-            ),
+            format!("contains {:?}, which can't be the name of an IdTokenBinding", shorten(name, SHOWN)),
             "write names of bindings, separated by commas (lower-case letters, digits, '-' and '.')",
         );
     }
@@ -182,9 +168,7 @@ fn names(key: &str, value: &str) -> Result<Vec<String>, Refusal> {
 fn mount_path(value: &str) -> Result<String, Refusal> {
     let path = value.strip_suffix('/').unwrap_or(value);
     let plain = |segment: &str| !matches!(segment, "" | ".");
-    let sound = path
-        .strip_prefix('/')
-        .is_some_and(|rest| rest.split('/').all(plain));
+    let sound = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
     if !sound || path.contains("..") || path.contains(':') || path.contains(char::is_control) {
         return Err(Refusal::new(
             MOUNT_PATH,
@@ -197,34 +181,17 @@ fn mount_path(value: &str) -> Result<String, Refusal> {
 }
 
 fn file_mode(value: &str) -> Result<u32, Refusal> {
-    let digits = if value.len() == 4 {
-        value.strip_prefix('0').unwrap_or(value)
-    } else {
-        value
-    };
+    let digits = if value.len() == 4 { value.strip_prefix('0').unwrap_or(value) } else { value };
     let octal = digits.len() == 3 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
-    octal
-        .then(|| u32::from_str_radix(digits, 8).ok())
-        .flatten()
-        .ok_or_else(|| {
-            Refusal::new(
-                FILE_MODE,
-                value,
-                "is not a file mode",
-                "write three octal digits, such as 0444 or 0400",
-            )
-        })
+    octal.then(|| u32::from_str_radix(digits, 8).ok()).flatten().ok_or_else(|| {
+        Refusal::new(FILE_MODE, value, "is not a file mode", "write three octal digits, such as 0444 or 0400")
+    })
 }
 
 fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
-    value.parse().map_err(|_| {
-        Refusal::new(
-            key,
-            value,
-            "is neither true nor false",
-            "write \"true\" or \"false\"",
-        )
-    })
+    value
+        .parse()
+        .map_err(|_| Refusal::new(key, value, "is neither true nor false", "write \"true\" or \"false\""))
 }
 
 /// RFC 1123, as Kubernetes reads it for names of objects.

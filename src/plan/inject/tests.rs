@@ -45,24 +45,11 @@ fn fixtures_are_answered_literally_and_only_once() {
             })
         };
         let injection = inject(&fixture.pod, &bindings, noon()).unwrap();
-        assert_eq!(
-            serde_json::to_value(&injection.patch).unwrap(),
-            fixture.patch,
-            "{}",
-            path.display()
-        );
+        assert_eq!(serde_json::to_value(&injection.patch).unwrap(), fixture.patch, "{}", path.display());
         assert_eq!(injection.warnings, fixture.warnings, "{}", path.display());
 
         let again = inject(&apply(&fixture.pod, &injection.patch), &bindings, noon()).unwrap();
-        assert_eq!(
-            again,
-            Injection {
-                patch: vec![],
-                warnings: fixture.warnings
-            },
-            "{}",
-            path.display()
-        );
+        assert_eq!(again, Injection { patch: vec![], warnings: fixture.warnings }, "{}", path.display());
         seen += 1;
     }
     assert_eq!(seen, 10);
@@ -116,49 +103,16 @@ fn malformed_annotations_are_refused_with_their_mend() {
 #[test]
 fn every_form_of_a_malformed_value_is_refused() {
     let too_long = "a".repeat(254);
-    let inject = [
-        ",",
-        "a,,b",
-        "-a",
-        "a-",
-        "a..b",
-        ".a",
-        "a.",
-        "a_b",
-        "a b",
-        "A",
-        "ä",
-        "a/b",
-        too_long.as_str(),
-    ];
-    let paths = [
-        "tokens", "//", "/.", "/a/./b", "/a//b", "/a/../b", "/..", "/a:b", "a/", "/a\nb",
-    ];
-    let modes = [
-        "44", "00444", "1444", "0448", "0o444", "rwx", "+44", "-444", "0x1f",
-    ];
+    let inject =
+        [",", "a,,b", "-a", "a-", "a..b", ".a", "a.", "a_b", "a b", "A", "ä", "a/b", too_long.as_str()];
+    let paths = ["tokens", "//", "/.", "/a/./b", "/a//b", "/a/../b", "/..", "/a:b", "a/", "/a\nb"];
+    let modes = ["44", "00444", "1444", "0448", "0o444", "rwx", "+44", "-444", "0x1f"];
     let flags = ["1", "True", "TRUE", "on"];
     let cases = inject.iter().map(|value| json!({"inject": value}));
-    let cases = cases.chain(
-        paths
-            .iter()
-            .map(|value| json!({"inject": "a", "mount-path": value})),
-    );
-    let cases = cases.chain(
-        modes
-            .iter()
-            .map(|value| json!({"inject": "a", "file-mode": value})),
-    );
-    let cases = cases.chain(
-        flags
-            .iter()
-            .map(|value| json!({"inject": "a", "optional": value})),
-    );
-    let unsupported = [
-        json!({"agent": "true"}),
-        json!({"agent": "passthrough"}),
-        json!({"proxy": "orders"}),
-    ];
+    let cases = cases.chain(paths.iter().map(|value| json!({"inject": "a", "mount-path": value})));
+    let cases = cases.chain(modes.iter().map(|value| json!({"inject": "a", "file-mode": value})));
+    let cases = cases.chain(flags.iter().map(|value| json!({"inject": "a", "optional": value})));
+    let unsupported = [json!({"agent": "true"}), json!({"agent": "passthrough"}), json!({"proxy": "orders"})];
     for annotations in cases.chain(unsupported) {
         refusal(&annotations);
     }
@@ -167,10 +121,7 @@ fn every_form_of_a_malformed_value_is_refused() {
 #[test]
 fn a_long_value_is_cut_in_the_message() {
     let message = refusal(&json!({"inject": "a", "optional": "y".repeat(300)})).to_string();
-    assert!(
-        message.starts_with(r#"annotation idtoken.dev/optional: "yyyy"#),
-        "{message}"
-    );
+    assert!(message.starts_with(r#"annotation idtoken.dev/optional: "yyyy"#), "{message}");
     assert!(message.chars().count() < 160, "{message}");
 }
 
@@ -179,11 +130,7 @@ fn longest_allowed_name_is_accepted_and_its_warning_is_short() {
     let name = format!("{}.{}", "a".repeat(126), "b".repeat(126));
     let injection = inject(&pod(&json!({"inject": name})), &|_| None, noon()).unwrap();
     assert_eq!(injection.warnings.len(), 1);
-    assert!(
-        injection.warnings[0].chars().count() <= 120,
-        "{}",
-        injection.warnings[0]
-    );
+    assert!(injection.warnings[0].chars().count() <= 120, "{}", injection.warnings[0]);
 }
 
 #[test]
@@ -191,9 +138,7 @@ fn number_of_bindings_is_limited() {
     let names = |count: usize| (0..count).map(|i| format!("b{i}")).collect::<Vec<_>>().join(",");
     assert!(inject(&pod(&json!({"inject": names(64)})), &|_| None, noon()).is_ok());
     assert!(
-        refusal(&json!({"inject": names(65)}))
-            .to_string()
-            .contains("names 65 bindings; name at most 64")
+        refusal(&json!({"inject": names(65)})).to_string().contains("names 65 bindings; name at most 64")
     );
 }
 
@@ -262,18 +207,14 @@ fn arbitrary_pod() -> impl Strategy<Value = Value> {
         json!({"name": "c", "volumeMounts": mounts, "env": env, "fieldOfTheFuture": {"n": unknown}})
     });
     let containers = || prop::collection::vec(container.clone(), 0..3);
-    (
-        containers(),
-        containers(),
-        array(volume),
-        prop_oneof![Just("orders"), Just("orders,stock")],
-    )
-        .prop_map(|(init, main, volumes, names)| {
+    (containers(), containers(), array(volume), prop_oneof![Just("orders"), Just("orders,stock")]).prop_map(
+        |(init, main, volumes, names)| {
             prune(json!({
                 "metadata": {"annotations": {"idtoken.dev/inject": names, "a": "b"}, "newMeta": {}},
                 "spec": {"initContainers": init, "containers": main, "volumes": volumes, "newSpec": [{}]},
             }))
-        })
+        },
+    )
 }
 
 /// Absent (as a mark that `prune` removes), empty, or with elements of different names.
@@ -283,10 +224,7 @@ fn array(element: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value
             None => json!("absent"),
             Some(items) => {
                 let mut names = std::collections::BTreeSet::new();
-                items
-                    .into_iter()
-                    .filter(|item| names.insert(item["name"].to_string()))
-                    .collect()
+                items.into_iter().filter(|item| names.insert(item["name"].to_string())).collect()
             }
         })
         .boxed()
@@ -294,11 +232,9 @@ fn array(element: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value
 
 fn prune(value: Value) -> Value {
     match value {
-        Value::Object(map) => map
-            .into_iter()
-            .filter(|(_, v)| *v != json!("absent"))
-            .map(|(k, v)| (k, prune(v)))
-            .collect(),
+        Value::Object(map) => {
+            map.into_iter().filter(|(_, v)| *v != json!("absent")).map(|(k, v)| (k, prune(v))).collect()
+        }
         Value::Array(items) => items.into_iter().map(prune).collect(),
         other => other,
     }
@@ -307,15 +243,11 @@ fn prune(value: Value) -> Value {
 /// Whether `whole` is `part` with additions only: more members in objects, more elements at the end of arrays.
 fn contains(whole: &Value, part: &Value) -> bool {
     match (whole, part) {
-        (Value::Object(whole), Value::Object(part)) => part
-            .iter()
-            .all(|(key, value)| whole.get(key).is_some_and(|found| contains(found, value))),
+        (Value::Object(whole), Value::Object(part)) => {
+            part.iter().all(|(key, value)| whole.get(key).is_some_and(|found| contains(found, value)))
+        }
         (Value::Array(whole), Value::Array(part)) => {
-            whole.len() >= part.len()
-                && part
-                    .iter()
-                    .zip(whole)
-                    .all(|(value, found)| contains(found, value))
+            whole.len() >= part.len() && part.iter().zip(whole).all(|(value, found)| contains(found, value))
         }
         _ => whole == part,
     }

@@ -25,26 +25,14 @@ pub(super) fn additions(
         if !projected.is_object() {
             return Err(foreign(&request.bindings));
         }
-        let missing = bindings
-            .iter()
-            .filter(|(name, _)| !projects(projected, &token_path(name)));
+        let missing = bindings.iter().filter(|(name, _)| !projects(projected, &token_path(name)));
         let pointer = format!("/spec/volumes/{index}/projected/sources");
-        append(
-            &mut patch,
-            pointer,
-            projected.get("sources"),
-            missing.map(project).collect(),
-        );
+        append(&mut patch, pointer, projected.get("sources"), missing.map(project).collect());
     } else {
         let sources: Vec<_> = bindings.iter().map(project).collect();
         let projected = json!({"defaultMode": request.file_mode, "sources": sources});
         let volume = json!({"name": VOLUME, "projected": projected});
-        append(
-            &mut patch,
-            "/spec/volumes".to_owned(),
-            spec.get("volumes"),
-            vec![volume],
-        );
+        append(&mut patch, "/spec/volumes".to_owned(), spec.get("volumes"), vec![volume]);
     }
     Ok(patch)
 }

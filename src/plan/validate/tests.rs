@@ -13,7 +13,8 @@ fn binding(spec: &serde_json::Value) -> IdTokenBinding {
 #[test]
 fn a_small_binding_gets_all_defaults() {
     let wanted =
-        validate(&binding(&json!({"audience": "https://x.a.run.app", "source": {"metadataServer": {}}}))).unwrap();
+        validate(&binding(&json!({"audience": "https://x.a.run.app", "source": {"metadataServer": {}}})))
+            .unwrap();
     assert_eq!(wanted.audience.as_str(), "https://x.a.run.app");
     assert_eq!(wanted.source, Source::MetadataServer);
     assert_eq!(wanted.secret.name, "orders-idtoken");
@@ -30,7 +31,9 @@ fn a_chain_keeps_its_order() {
         "delegates": ["a@p.iam.gserviceaccount.com", "b@p.iam.gserviceaccount.com"],
     }}})))
     .unwrap();
-    let Source::Impersonation { service_account, delegates } = &wanted.source else { panic!("impersonation") };
+    let Source::Impersonation { service_account, delegates } = &wanted.source else {
+        panic!("impersonation")
+    };
     assert_eq!(service_account.as_str(), "c@p.iam.gserviceaccount.com");
     let delegates: Vec<_> = delegates.iter().map(ServiceAccountEmail::as_str).collect();
     assert_eq!(delegates, ["a@p.iam.gserviceaccount.com", "b@p.iam.gserviceaccount.com"]);
@@ -41,15 +44,39 @@ fn a_chain_keeps_its_order() {
 fn what_an_older_crd_let_pass_is_refused_by_field_value_and_mend() {
     let md = json!({"metadataServer": {}});
     let table = [
-        (json!({"audience": "", "source": md}), "spec.audience \"\" is not valid: write 1 to 2048 characters"),
-        (json!({"audience": "a b", "source": md}), "spec.audience \"a b\" is not valid: use printable ASCII characters without blanks"),
+        (
+            json!({"audience": "", "source": md}),
+            "spec.audience \"\" is not valid: write 1 to 2048 characters",
+        ),
+        (
+            json!({"audience": "a b", "source": md}),
+            "spec.audience \"a b\" is not valid: use printable ASCII characters without blanks",
+        ),
         (json!({"audience": "a", "source": {}}), "spec.source \"{…}\" is not valid: set exactly one source"),
-        (json!({"audience": "a", "source": {"metadataServer": {}, "impersonation": {"serviceAccount": "x"}}}), "spec.source \"{…}\" is not valid: set exactly one source"),
-        (json!({"audience": "a", "source": {"impersonation": {"serviceAccount": "x/../y"}}}), "spec.source.impersonation.serviceAccount \"x/../y\" is not valid: write the e-mail address of a Google service account (NAME@PROJECT.iam.gserviceaccount.com)"),
-        (json!({"audience": "a", "source": md, "secret": {"key": "..x"}}), "spec.secret.key \"..x\" is not valid: use letters, digits, '-', '_' and '.', not starting with '..'"),
-        (json!({"audience": "a", "source": md, "secret": {"authorizationKey": "id_token"}}), "spec.secret.authorizationKey \"id_token\" is not valid: choose another key than spec.secret.key"),
-        (json!({"audience": "a", "source": md, "secret": {"labels": {"app.kubernetes.io/name": "x"}}}), "spec.secret.labels \"app.kubernetes.io/name\" is not valid: remove it: the prefix is reserved"),
-        (json!({"audience": "a", "source": md, "refresh": {"atLifetimePercent": 99}}), "spec.refresh.atLifetimePercent \"99\" is not valid: choose 20 to 90"),
+        (
+            json!({"audience": "a", "source": {"metadataServer": {}, "impersonation": {"serviceAccount": "x"}}}),
+            "spec.source \"{…}\" is not valid: set exactly one source",
+        ),
+        (
+            json!({"audience": "a", "source": {"impersonation": {"serviceAccount": "x/../y"}}}),
+            "spec.source.impersonation.serviceAccount \"x/../y\" is not valid: write the e-mail address of a Google service account (NAME@PROJECT.iam.gserviceaccount.com)",
+        ),
+        (
+            json!({"audience": "a", "source": md, "secret": {"key": "..x"}}),
+            "spec.secret.key \"..x\" is not valid: use letters, digits, '-', '_' and '.', not starting with '..'",
+        ),
+        (
+            json!({"audience": "a", "source": md, "secret": {"authorizationKey": "id_token"}}),
+            "spec.secret.authorizationKey \"id_token\" is not valid: choose another key than spec.secret.key",
+        ),
+        (
+            json!({"audience": "a", "source": md, "secret": {"labels": {"app.kubernetes.io/name": "x"}}}),
+            "spec.secret.labels \"app.kubernetes.io/name\" is not valid: remove it: the prefix is reserved",
+        ),
+        (
+            json!({"audience": "a", "source": md, "refresh": {"atLifetimePercent": 99}}),
+            "spec.refresh.atLifetimePercent \"99\" is not valid: choose 20 to 90",
+        ),
     ];
     for (spec, expected) in table {
         let problem = validate(&binding(&spec)).unwrap_err();
@@ -60,8 +87,10 @@ fn what_an_older_crd_let_pass_is_refused_by_field_value_and_mend() {
 
 #[test]
 fn sources_to_come_say_so() {
-    let problem =
-        validate(&binding(&json!({"audience": "a", "source": {"kubernetesServiceAccount": {"name": "app"}}}))).unwrap_err();
+    let problem = validate(&binding(
+        &json!({"audience": "a", "source": {"kubernetesServiceAccount": {"name": "app"}}}),
+    ))
+    .unwrap_err();
     assert_eq!(problem.reason, Reason::Unsupported);
     assert_eq!(
         problem.message,
@@ -88,10 +117,26 @@ fn the_spec_hash_moves_with_what_belongs_in_the_secret_only() {
 
 #[test]
 fn service_account_addresses_are_fit_for_a_path() {
-    for good in ["a@p.iam.gserviceaccount.com", "1-compute@developer.gserviceaccount.com", "p@appspot.gserviceaccount.com", "a@p.example.com.iam.gserviceaccount.com"] {
+    for good in [
+        "a@p.iam.gserviceaccount.com",
+        "1-compute@developer.gserviceaccount.com",
+        "p@appspot.gserviceaccount.com",
+        "a@p.example.com.iam.gserviceaccount.com",
+    ] {
         assert!(ServiceAccountEmail::parse(good).is_ok(), "{good}");
     }
-    for bad in ["", "a", "@p.iam.gserviceaccount.com", "A@p.iam.gserviceaccount.com", "a@b@p.iam.gserviceaccount.com", "a:x@p.iam.gserviceaccount.com", "a%2f@p.iam.gserviceaccount.com", "a@evil.com", "a@.gserviceaccount.com", "a@p.iam.gserviceaccount.com.evil.com"] {
+    for bad in [
+        "",
+        "a",
+        "@p.iam.gserviceaccount.com",
+        "A@p.iam.gserviceaccount.com",
+        "a@b@p.iam.gserviceaccount.com",
+        "a:x@p.iam.gserviceaccount.com",
+        "a%2f@p.iam.gserviceaccount.com",
+        "a@evil.com",
+        "a@.gserviceaccount.com",
+        "a@p.iam.gserviceaccount.com.evil.com",
+    ] {
         assert!(ServiceAccountEmail::parse(bad).is_err(), "{bad}");
     }
 }

@@ -27,12 +27,7 @@ pub(super) struct Pair {
 impl Pair {
     /// A new CA.
     pub(super) fn authority(now: Timestamp, lifetime: SignedDuration) -> Result<Self, IssueError> {
-        let mut params = params(
-            Vec::new(),
-            &format!("idtoken-operator CA {now:.0}"),
-            now,
-            now + lifetime,
-        )?;
+        let mut params = params(Vec::new(), &format!("idtoken-operator CA {now:.0}"), now, now + lifetime)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -59,14 +54,9 @@ impl Pair {
 
     /// A certificate with the key that was found beside it; `None` when they don't belong together.
     pub(super) fn matching(certificate: Certificate, key: &str) -> Option<Self> {
-        let pair = KeyPair::from_pem(key)
-            .ok()
-            .filter(|pair| pair.is_compatible(&PKCS_ECDSA_P256_SHA256))?;
+        let pair = KeyPair::from_pem(key).ok().filter(|pair| pair.is_compatible(&PKCS_ECDSA_P256_SHA256))?;
         let same = pair.public_key_raw() == certificate.public_key;
-        same.then(|| Self {
-            certificate,
-            key: Zeroizing::new(key.to_owned()),
-        })
+        same.then(|| Self { certificate, key: Zeroizing::new(key.to_owned()) })
     }
 
     /// The private key, PEM.
@@ -77,19 +67,13 @@ impl Pair {
     fn new(certificate: &rcgen::Certificate, key: &KeyPair) -> Result<Self, IssueError> {
         let certificate =
             Certificate::parse(certificate.der()).ok_or(rcgen::Error::CouldNotParseCertificate)?;
-        Ok(Self {
-            certificate,
-            key: Zeroizing::new(key.serialize_pem()),
-        })
+        Ok(Self { certificate, key: Zeroizing::new(key.serialize_pem()) })
     }
 }
 
 impl fmt::Debug for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pair")
-            .field("certificate", &self.certificate)
-            .field("key", &"[redacted]")
-            .finish()
+        f.debug_struct("Pair").field("certificate", &self.certificate).field("key", &"[redacted]").finish()
     }
 }
 
@@ -120,15 +104,8 @@ impl Certificate {
 
     pub(super) fn pem(&self) -> String {
         let base64 = BASE64_STANDARD.encode(&self.der);
-        let lines: Vec<_> = base64
-            .as_bytes()
-            .chunks(64)
-            .map(String::from_utf8_lossy)
-            .collect();
-        format!(
-            "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-            lines.join("\n")
-        )
+        let lines: Vec<_> = base64.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     }
 
     /// When it was made; that is later than when its validity begins.
@@ -156,12 +133,7 @@ impl Certificate {
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            names,
-            not_before,
-            not_after,
-            ..
-        } = self;
+        let Self { names, not_before, not_after, .. } = self;
         write!(f, "Certificate({names:?}, {not_before}..{not_after})")
     }
 }

@@ -38,13 +38,7 @@ pub async fn maintain(
     cancel: CancellationToken,
 ) {
     let api = Api::namespaced(client, &settings.namespace);
-    let mut keeper = Keeper {
-        api,
-        settings,
-        hot,
-        bundle,
-        published: None,
-    };
+    let mut keeper = Keeper { api, settings, hot, bundle, published: None };
     cancel.run_until_cancelled(keeper.keep()).await;
 }
 
@@ -58,10 +52,7 @@ enum VisitError {
     Late { action: &'static str },
     /// Only what the API server says: a response that can't be read could hold a key.
     #[error("{action}: {}", describe(source))]
-    Call {
-        action: &'static str,
-        source: Box<kube::Error>,
-    },
+    Call { action: &'static str, source: Box<kube::Error> },
     #[error("somebody else keeps changing it")]
     Contended,
 }
@@ -97,12 +88,7 @@ impl Keeper {
         for _ in 0..CONFLICTS {
             let secret = call("reading it", self.api.get_opt(&self.settings.secret)).await?;
             let stored = secret.as_ref().and_then(|secret| self.parse(secret));
-            match next(
-                stored.as_ref(),
-                &self.settings.names,
-                Timestamp::now(),
-                &self.settings.lifetimes,
-            )? {
+            match next(stored.as_ref(), &self.settings.names, Timestamp::now(), &self.settings.lifetimes)? {
                 Step::Keep { renew_at } => {
                     self.publish(stored)?;
                     return Ok(renew_at);
@@ -135,11 +121,7 @@ impl Keeper {
             Some(mut secret) => {
                 // Carries the resourceVersion that was read.
                 secret.data = Some(wanted.data());
-                call(
-                    "updating it",
-                    self.api.replace(&self.settings.secret, &params, &secret),
-                )
-                .await?
+                call("updating it", self.api.replace(&self.settings.secret, &params, &secret)).await?
             }
             None => call("creating it", self.api.create(&params, &self.secret(wanted))).await?,
         };
@@ -159,11 +141,7 @@ impl Keeper {
             metadata: ObjectMeta {
                 name: Some(self.settings.secret.clone()),
                 labels: Some(
-                    [(
-                        "app.kubernetes.io/managed-by".to_owned(),
-                        "idtoken-operator".to_owned(),
-                    )]
-                    .into(),
+                    [("app.kubernetes.io/managed-by".to_owned(), "idtoken-operator".to_owned())].into(),
                 ),
                 ..ObjectMeta::default()
             },
@@ -189,19 +167,13 @@ impl Keeper {
 
     fn pause(&self, now: Timestamp, renew_at: Timestamp) -> Duration {
         let left = Duration::try_from(now.duration_until(renew_at)).unwrap_or_default();
-        left.clamp(
-            Duration::from_secs(1),
-            self.settings.poll.max(Duration::from_secs(1)),
-        )
+        left.clamp(Duration::from_secs(1), self.settings.poll.max(Duration::from_secs(1)))
     }
 }
 
 async fn call<T>(action: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T, VisitError> {
     match timeout(CALL, call).await {
-        Ok(result) => result.map_err(|source| VisitError::Call {
-            action,
-            source: Box::new(source),
-        }),
+        Ok(result) => result.map_err(|source| VisitError::Call { action, source: Box::new(source) }),
         Err(_) => Err(VisitError::Late { action }),
     }
 }

@@ -32,20 +32,13 @@ pub enum Unusable {
 
 impl Stored {
     pub(super) fn new(signer: Pair) -> Self {
-        Self {
-            signer,
-            successor: None,
-            retired: Vec::new(),
-            leaf: None,
-        }
+        Self { signer, successor: None, retired: Vec::new(), leaf: None }
     }
 
     /// Reads a Secret's data. Without its CA it is unusable; whatever else is damaged is left out and made anew.
     pub fn parse(data: &BTreeMap<String, ByteString>) -> Result<Self, Unusable> {
         let text = |key: &str| {
-            data.get(key)
-                .and_then(|value| std::str::from_utf8(&value.0).ok())
-                .unwrap_or_default()
+            data.get(key).and_then(|value| std::str::from_utf8(&value.0).ok()).unwrap_or_default()
         };
         let mut bundle = certificates(text(CA_CERTIFICATE));
         if bundle.is_empty() {
@@ -64,21 +57,14 @@ impl Stored {
         if let Some(successor) = &successor {
             bundle.retain(|certificate| *certificate != successor.certificate);
         }
-        Ok(Self {
-            signer,
-            successor,
-            retired: bundle,
-            leaf: pair(TLS_CERTIFICATE, TLS_KEY),
-        })
+        Ok(Self { signer, successor, retired: bundle, leaf: pair(TLS_CERTIFICATE, TLS_KEY) })
     }
 
     /// The Secret's data.
     #[must_use]
     pub fn data(&self) -> BTreeMap<String, ByteString> {
-        let mut data = BTreeMap::from([
-            (CA_CERTIFICATE, self.bundle()),
-            (CA_KEY, self.signer.key_pem().to_owned()),
-        ]);
+        let mut data =
+            BTreeMap::from([(CA_CERTIFICATE, self.bundle()), (CA_KEY, self.signer.key_pem().to_owned())]);
         if let Some(successor) = &self.successor {
             data.insert(NEXT_CERTIFICATE, successor.certificate.pem());
             data.insert(NEXT_KEY, successor.key_pem().to_owned());
@@ -87,27 +73,21 @@ impl Stored {
             data.insert(TLS_CERTIFICATE, chain);
             data.insert(TLS_KEY, key.to_owned());
         }
-        data.into_iter()
-            .map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes())))
-            .collect()
+        data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).collect()
     }
 
     /// Every CA that a client is to trust, PEM.
     #[must_use]
     pub fn bundle(&self) -> String {
-        let published = [Some(&self.signer), self.successor.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|ca| &ca.certificate);
+        let published =
+            [Some(&self.signer), self.successor.as_ref()].into_iter().flatten().map(|ca| &ca.certificate);
         published.chain(&self.retired).map(Certificate::pem).collect()
     }
 
     /// The serving certificate and its key, PEM.
     #[must_use]
     pub fn serving(&self) -> Option<(String, &str)> {
-        self.leaf
-            .as_ref()
-            .map(|leaf| (leaf.certificate.pem(), leaf.key_pem()))
+        self.leaf.as_ref().map(|leaf| (leaf.certificate.pem(), leaf.key_pem()))
     }
 }
 

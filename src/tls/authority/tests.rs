@@ -16,41 +16,21 @@ use super::*;
 fn names_of_a_service() {
     assert_eq!(
         service_names("webhook", "idtoken", &["127.0.0.1".to_owned()]),
-        [
-            "webhook.idtoken.svc",
-            "webhook.idtoken.svc.cluster.local",
-            "webhook.idtoken",
-            "127.0.0.1"
-        ]
+        ["webhook.idtoken.svc", "webhook.idtoken.svc.cluster.local", "webhook.idtoken", "127.0.0.1"]
     );
 }
 
 #[test]
 fn first_authority_serves_every_name() {
     let stored = settle(None, at("2026-11-22T12:00:00Z"));
-    for name in [
-        "webhook.idtoken.svc",
-        "webhook.idtoken.svc.cluster.local",
-        "webhook.idtoken",
-        "127.0.0.1",
-        "::1",
-    ] {
-        assert!(
-            trusts(&stored.bundle(), &stored, name, at("2026-11-22T12:00:00Z")),
-            "{name}"
-        );
+    for name in
+        ["webhook.idtoken.svc", "webhook.idtoken.svc.cluster.local", "webhook.idtoken", "127.0.0.1", "::1"]
+    {
+        assert!(trusts(&stored.bundle(), &stored, name, at("2026-11-22T12:00:00Z")), "{name}");
     }
-    assert!(!trusts(
-        &stored.bundle(),
-        &stored,
-        "other.idtoken.svc",
-        at("2026-11-22T12:00:00Z")
-    ));
+    assert!(!trusts(&stored.bundle(), &stored, "other.idtoken.svc", at("2026-11-22T12:00:00Z")));
     assert_eq!(stored.signer.certificate.not_after, at("2028-11-21T12:00:00Z"));
-    assert_eq!(
-        stored.leaf.unwrap().certificate.not_after,
-        at("2027-02-20T12:00:00Z")
-    );
+    assert_eq!(stored.leaf.unwrap().certificate.not_after, at("2027-02-20T12:00:00Z"));
 }
 
 #[test]
@@ -62,10 +42,7 @@ fn nothing_is_done_until_two_thirds_of_the_leaf() {
 
     let renewed = settle(Some(stored.clone()), renew_at);
     assert_eq!(renewed.bundle(), stored.bundle());
-    assert_eq!(
-        renewed.leaf.unwrap().certificate.not_after,
-        at("2027-04-21T12:00:00Z")
-    );
+    assert_eq!(renewed.leaf.unwrap().certificate.not_after, at("2027-04-21T12:00:00Z"));
 }
 
 #[test]
@@ -79,19 +56,14 @@ fn successor_is_published_a_day_before_it_signs() {
     assert_eq!(overlap.leaf, before.leaf);
     assert_eq!(
         step(&overlap, at("2028-08-23T11:59:59Z")),
-        Step::Keep {
-            renew_at: at("2028-08-23T12:00:00Z")
-        }
+        Step::Keep { renew_at: at("2028-08-23T12:00:00Z") }
     );
 
     let after = settle(Some(overlap.clone()), at("2028-08-23T12:00:00Z"));
     let now = at("2028-08-23T12:00:00Z");
     assert!(!trusts(&before.bundle(), &after, NAME, now), "the new CA signs");
     assert!(trusts(&overlap.bundle(), &after, NAME, now));
-    assert!(
-        trusts(&after.bundle(), &overlap, NAME, now),
-        "replicas that have not reloaded yet"
-    );
+    assert!(trusts(&after.bundle(), &overlap, NAME, now), "replicas that have not reloaded yet");
 
     let much_later = settle(Some(after.clone()), at("2028-11-21T11:59:59Z"));
     assert_eq!(much_later.retired.len(), 1);
@@ -109,12 +81,7 @@ fn after_a_long_absence_half_of_what_is_left_is_overlap() {
         at("2028-11-21T12:00:00Z"),
         "never outlives its CA"
     );
-    assert_eq!(
-        step(&late, at("2028-11-21T08:00:00Z")),
-        Step::Keep {
-            renew_at: at("2028-11-21T10:00:00Z")
-        }
-    );
+    assert_eq!(step(&late, at("2028-11-21T08:00:00Z")), Step::Keep { renew_at: at("2028-11-21T10:00:00Z") });
     let after = settle(Some(late.clone()), at("2028-11-21T10:00:00Z"));
     assert!(trusts(&late.bundle(), &after, NAME, at("2028-11-21T10:00:00Z")));
 }
@@ -141,22 +108,12 @@ fn an_authority_of_the_future_is_replaced() {
 fn other_names_give_another_leaf_of_the_same_authority() {
     let now = at("2026-11-22T12:00:00Z");
     let stored = settle(None, now);
-    let Step::Write(new) = next(
-        Some(&stored),
-        &["renamed.idtoken.svc".to_owned()],
-        now,
-        &LIFETIMES,
-    )
-    .unwrap() else {
+    let Step::Write(new) = next(Some(&stored), &["renamed.idtoken.svc".to_owned()], now, &LIFETIMES).unwrap()
+    else {
         panic!("kept");
     };
     assert!(trusts(&stored.bundle(), &new, "renamed.idtoken.svc", now));
-    assert_eq!(
-        step(&stored, now),
-        Step::Keep {
-            renew_at: at("2027-01-21T12:00:00Z")
-        }
-    );
+    assert_eq!(step(&stored, now), Step::Keep { renew_at: at("2027-01-21T12:00:00Z") });
 }
 
 #[test]
@@ -167,10 +124,7 @@ fn what_is_written_is_read_back() {
     assert_eq!(Stored::parse(&stored.data()).unwrap(), stored);
 
     let overlap = settle(Some(stored), at("2028-08-22T12:00:00Z"));
-    assert_eq!(
-        keys(&overlap),
-        ["ca.crt", "ca.key", "next.crt", "next.key", "tls.crt", "tls.key"]
-    );
+    assert_eq!(keys(&overlap), ["ca.crt", "ca.key", "next.crt", "next.key", "tls.crt", "tls.key"]);
     assert_eq!(Stored::parse(&overlap.data()).unwrap(), overlap);
     let after = settle(Some(overlap), at("2028-08-23T12:00:00Z"));
     assert_eq!(Stored::parse(&after.data()).unwrap(), after);
@@ -195,41 +149,25 @@ fn damage_is_recognised() {
     let mut foreign = mine.clone();
     foreign.leaf.clone_from(&other.leaf);
     let mended = settle(Some(foreign), now);
-    assert!(
-        trusts(&mine.bundle(), &mended, NAME, now),
-        "a leaf of another CA is replaced"
-    );
+    assert!(trusts(&mine.bundle(), &mended, NAME, now), "a leaf of another CA is replaced");
 }
 
 #[test]
 fn a_successor_that_is_not_published_does_not_count() {
-    let overlap = settle(
-        Some(settle(None, at("2026-11-22T12:00:00Z"))),
-        at("2028-08-22T12:00:00Z"),
-    );
+    let overlap = settle(Some(settle(None, at("2026-11-22T12:00:00Z"))), at("2028-08-22T12:00:00Z"));
     let mut data = overlap.data();
-    data.insert(
-        "ca.crt".to_owned(),
-        ByteString(overlap.signer.certificate.pem().into_bytes()),
-    );
+    data.insert("ca.crt".to_owned(), ByteString(overlap.signer.certificate.pem().into_bytes()));
     assert_eq!(Stored::parse(&data).unwrap().successor, None);
 }
 
 #[test]
 fn debug_prints_no_key() {
-    let overlap = settle(
-        Some(settle(None, at("2026-11-22T12:00:00Z"))),
-        at("2028-08-22T12:00:00Z"),
-    );
+    let overlap = settle(Some(settle(None, at("2026-11-22T12:00:00Z"))), at("2028-08-22T12:00:00Z"));
     let printed = format!("{overlap:?}");
     assert!(printed.contains("[redacted]"));
     let data = overlap.data();
     for name in ["ca.key", "next.key", "tls.key"] {
-        let line = std::str::from_utf8(&data[name].0)
-            .unwrap()
-            .lines()
-            .nth(1)
-            .unwrap();
+        let line = std::str::from_utf8(&data[name].0).unwrap().lines().nth(1).unwrap();
         assert!(!printed.contains(line), "{name}");
     }
 }
@@ -301,26 +239,16 @@ fn trusts(bundle: &str, stored: &Stored, name: &str, now: Timestamp) -> bool {
         roots.add(authority.unwrap()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .unwrap();
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
     let leaf = CertificateDer::from_pem_slice(stored.serving().unwrap().0.as_bytes()).unwrap();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().try_into().unwrap()));
-    verifier
-        .verify_server_cert(&leaf, &[], &ServerName::try_from(name).unwrap(), &[], now)
-        .is_ok()
+    verifier.verify_server_cert(&leaf, &[], &ServerName::try_from(name).unwrap(), &[], now).is_ok()
 }
 
 fn served() -> Vec<String> {
-    [
-        "webhook.idtoken.svc",
-        "webhook.idtoken.svc.cluster.local",
-        "webhook.idtoken",
-        "127.0.0.1",
-        "::1",
-    ]
-    .map(str::to_owned)
-    .to_vec()
+    ["webhook.idtoken.svc", "webhook.idtoken.svc.cluster.local", "webhook.idtoken", "127.0.0.1", "::1"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 fn at(text: &str) -> Timestamp {

@@ -27,33 +27,20 @@ async fn certificate_is_exchanged_under_running_connections() {
     let first = client(&old);
     assert!(first.get(server.uri("/")).await.is_err(), "no certificate yet");
     publish(&server.hot, &old);
-    assert_eq!(
-        first.get(server.uri("/")).await.unwrap().version(),
-        http::Version::HTTP_2
-    );
+    assert_eq!(first.get(server.uri("/")).await.unwrap().version(), http::Version::HTTP_2);
 
     publish(&server.hot, &new);
-    assert_eq!(
-        first.get(server.uri("/")).await.unwrap().status(),
-        200,
-        "its connection goes on"
-    );
+    assert_eq!(first.get(server.uri("/")).await.unwrap().status(), 200, "its connection goes on");
     assert_eq!(client(&new).get(server.uri("/")).await.unwrap().status(), 200);
     assert!(client(&old).get(server.uri("/")).await.is_err());
     assert_eq!(server.counters.connections.get(), 4);
     // The client is through with a handshake before the server is.
-    timeout(Duration::from_secs(5), server.failed_handshakes(2))
-        .await
-        .unwrap();
+    timeout(Duration::from_secs(5), server.failed_handshakes(2)).await.unwrap();
 }
 
 #[tokio::test]
 async fn silent_connection_is_closed_and_counted() {
-    let server = start(Limits {
-        handshake: Duration::from_millis(50),
-        ..limits()
-    })
-    .await;
+    let server = start(Limits { handshake: Duration::from_millis(50), ..limits() }).await;
     let mut silent = TcpStream::connect(server.addr).await.unwrap();
     assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
     assert_eq!(server.counters.failed_handshakes.get(), 1);
@@ -62,24 +49,12 @@ async fn silent_connection_is_closed_and_counted() {
 #[tokio::test]
 async fn connections_beyond_the_limit_wait() {
     let authority = authority();
-    let server = start(Limits {
-        connections: 1,
-        handshake: Duration::from_millis(300),
-        ..limits()
-    })
-    .await;
+    let server = start(Limits { connections: 1, handshake: Duration::from_millis(300), ..limits() }).await;
     publish(&server.hot, &authority);
     let _holds_the_only_place = TcpStream::connect(server.addr).await.unwrap();
     let start = Instant::now();
-    assert_eq!(
-        client(&authority).get(server.uri("/")).await.unwrap().status(),
-        200
-    );
-    assert!(
-        start.elapsed() >= Duration::from_millis(200),
-        "{:?}",
-        start.elapsed()
-    );
+    assert_eq!(client(&authority).get(server.uri("/")).await.unwrap().status(), 200);
+    assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -102,20 +77,13 @@ async fn running_request_is_finished_and_no_new_one_begun() {
 #[tokio::test]
 async fn drain_ends_in_time() {
     let authority = authority();
-    let server = start(Limits {
-        drain: Duration::from_millis(100),
-        ..limits()
-    })
-    .await;
+    let server = start(Limits { drain: Duration::from_millis(100), ..limits() }).await;
     publish(&server.hot, &authority);
     let (client, endless) = (client(&authority), server.uri("/endless"));
     let _request = tokio::spawn(async move { client.get(endless).await });
     tokio::time::sleep(Duration::from_millis(200)).await;
     server.cancel.cancel();
-    timeout(Duration::from_secs(5), server.task)
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(Duration::from_secs(5), server.task).await.unwrap().unwrap();
 }
 
 impl Running {
@@ -126,9 +94,7 @@ impl Running {
     }
 
     fn uri(&self, path: &str) -> http::Uri {
-        format!("https://localhost:{}{path}", self.addr.port())
-            .parse()
-            .unwrap()
+        format!("https://localhost:{}{path}", self.addr.port()).parse().unwrap()
     }
 }
 
@@ -138,34 +104,15 @@ async fn start(limits: Limits) -> Running {
     let config = Arc::new(server_config(hot.clone()).unwrap());
     let app = Router::new()
         .route("/", get(async || "ok"))
-        .route(
-            "/slow",
-            get(async || tokio::time::sleep(Duration::from_millis(600)).await),
-        )
+        .route("/slow", get(async || tokio::time::sleep(Duration::from_millis(600)).await))
         .route("/endless", get(async || std::future::pending::<()>().await));
     let (counters, cancel) = (Counters::default(), CancellationToken::new());
-    let task = tokio::spawn(serve(
-        listener,
-        config,
-        app,
-        limits,
-        counters.clone(),
-        cancel.clone(),
-    ));
-    Running {
-        addr,
-        hot,
-        counters,
-        cancel,
-        task,
-    }
+    let task = tokio::spawn(serve(listener, config, app, limits, counters.clone(), cancel.clone()));
+    Running { addr, hot, counters, cancel, task }
 }
 
 fn limits() -> Limits {
-    Limits {
-        drain: Duration::from_secs(5),
-        ..Limits::default()
-    }
+    Limits { drain: Duration::from_secs(5), ..Limits::default() }
 }
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
@@ -176,12 +123,9 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
 
 fn publish(hot: &HotCert, authority: &CertifiedIssuer<'static, KeyPair>) {
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["localhost".to_owned()])
-        .unwrap()
-        .signed_by(&key, authority)
-        .unwrap();
-    hot.publish(leaf.pem().as_bytes(), key.serialize_pem().as_bytes())
-        .unwrap();
+    let leaf =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+    hot.publish(leaf.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap();
 }
 
 /// A client of its own, so that it makes a connection of its own.
@@ -193,9 +137,7 @@ fn client(authority: &CertifiedIssuer<'static, KeyPair>) -> Https {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_only()
-        .enable_all_versions();
+    let connector =
+        hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_all_versions();
     Client::builder(TokioExecutor::new()).build(connector.build())
 }

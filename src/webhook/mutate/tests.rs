@@ -39,16 +39,11 @@ async fn annotated_pod_is_patched() {
         response["warnings"],
         json!([r#"the token of IdTokenBinding "orders" expired at 2020-01-01T00:00:00Z; see its status"#])
     );
-    let patch = BASE64_STANDARD
-        .decode(response["patch"].as_str().unwrap())
-        .unwrap();
+    let patch = BASE64_STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
     let patch: Value = serde_json::from_slice(&patch).unwrap();
     assert_eq!(patch[0]["op"], "add");
     assert_eq!(patch[0]["path"], "/spec/volumes");
-    assert_eq!(
-        patch[0]["value"][0]["projected"]["sources"][0]["secret"]["name"],
-        "orders-secret"
-    );
+    assert_eq!(patch[0]["value"][0]["projected"]["sources"][0]["secret"]["name"], "orders-secret");
     assert_eq!(patch.as_array().unwrap().len(), 3);
 }
 
@@ -139,14 +134,9 @@ async fn body_of_more_than_three_mebibytes_is_cut_off() {
 
 async fn review(body: Value) -> (u16, String, Outcomes) {
     let outcomes = Outcomes::default();
-    let router = router(Arc::new(Shop), outcomes.clone(), || {
-        "2026-11-22T12:00:00Z".parse().unwrap()
-    });
+    let router = router(Arc::new(Shop), outcomes.clone(), || "2026-11-22T12:00:00Z".parse().unwrap());
     let request = HttpRequest::post("/mutate").header("content-type", "application/json");
-    let response = router
-        .oneshot(request.body(Body::from(body.to_string())).unwrap())
-        .await
-        .unwrap();
+    let response = router.oneshot(request.body(Body::from(body.to_string())).unwrap()).await.unwrap();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap(), outcomes)

@@ -17,9 +17,7 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(home: &Path) -> Self {
-        Self {
-            home: home.to_owned(),
-        }
+        Self { home: home.to_owned() }
     }
 
     pub(super) fn authority(&self) -> PathBuf {
@@ -85,14 +83,8 @@ pub(super) fn api_server(files: &Files, port: u16, issuer: &str, options: &Clust
         flag("tls-cert-file", files.server_certificate().display()),
         flag("tls-private-key-file", files.server_key().display()),
         flag("client-ca-file", files.authority().display()),
-        flag(
-            "service-account-key-file",
-            files.service_account_public_key().display(),
-        ),
-        flag(
-            "service-account-signing-key-file",
-            files.service_account_key().display(),
-        ),
+        flag("service-account-key-file", files.service_account_public_key().display()),
+        flag("service-account-signing-key-file", files.service_account_key().display()),
         flag("service-account-issuer", issuer),
         flag("authorization-mode", "Node,RBAC"),
         flag("allow-privileged", true),
@@ -113,10 +105,7 @@ pub(super) fn controller_manager(files: &Files) -> Vec<String> {
         // It serves nothing that anybody asks for.
         flag("secure-port", 0),
         flag("use-service-account-credentials", true),
-        flag(
-            "service-account-private-key-file",
-            files.service_account_key().display(),
-        ),
+        flag("service-account-private-key-file", files.service_account_key().display()),
         flag("root-ca-file", files.authority().display()),
         flag("concurrent-gc-syncs", 20),
         flag("kube-api-qps", 200),
@@ -157,22 +146,14 @@ mod tests {
     fn the_service_account_plugin_needs_the_controller_manager() {
         let off = "--disable-admission-plugins=ServiceAccount".to_owned();
         assert!(api_server_with(&ClusterOptions::default()).contains(&off));
-        let options = ClusterOptions {
-            controller_manager: true,
-            ..ClusterOptions::default()
-        };
+        let options = ClusterOptions { controller_manager: true, ..ClusterOptions::default() };
         assert!(!api_server_with(&options).contains(&off));
     }
 
     #[test]
     fn further_flags_come_last_so_that_they_win() {
-        let options = ClusterOptions {
-            api_server_args: vec!["--v=4".to_owned()],
-            ..ClusterOptions::default()
-        };
-        assert_eq!(
-            api_server_with(&options).last().map(String::as_str),
-            Some("--v=4")
-        );
+        let options =
+            ClusterOptions { api_server_args: vec!["--v=4".to_owned()], ..ClusterOptions::default() };
+        assert_eq!(api_server_with(&options).last().map(String::as_str), Some("--v=4"));
     }
 }

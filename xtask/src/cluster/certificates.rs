@@ -27,14 +27,10 @@ pub(super) struct Credential {
 impl Authority {
     pub(super) fn new() -> anyhow::Result<Self> {
         let mut parameters = parameters(&[])?;
-        parameters
-            .distinguished_name
-            .push(DnType::CommonName, "idtoken-operator test cluster");
+        parameters.distinguished_name.push(DnType::CommonName, "idtoken-operator test cluster");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        Ok(Self {
-            issuer: CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)?,
-        })
+        Ok(Self { issuer: CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)? })
     }
 
     pub(super) fn pem(&self) -> String {
@@ -44,9 +40,7 @@ impl Authority {
     /// A certificate for a server under these DNS names and addresses.
     pub(super) fn server(&self, names: &[&str]) -> anyhow::Result<Credential> {
         let mut parameters = parameters(names)?;
-        parameters
-            .distinguished_name
-            .push(DnType::CommonName, "kube-apiserver");
+        parameters.distinguished_name.push(DnType::CommonName, "kube-apiserver");
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(parameters)
     }
@@ -54,10 +48,7 @@ impl Authority {
     /// A certificate for a client: Kubernetes takes the common name as user and the organizations as groups.
     pub(super) fn client(&self, user: &str, groups: &[&str]) -> anyhow::Result<Credential> {
         // rcgen keeps one value per kind of name. The organization has two spellings there, hence two groups.
-        let kinds = [
-            DnType::OrganizationName,
-            DnType::CustomDnType(ORGANIZATION_OID.to_vec()),
-        ];
+        let kinds = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION_OID.to_vec())];
         ensure!(
             groups.len() <= kinds.len(),
             "a client certificate here has room for two groups, not {}",
@@ -76,28 +67,17 @@ impl Authority {
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate()?;
         let certificate = parameters.signed_by(&key, &self.issuer)?;
-        Ok(Credential {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        Ok(Credential { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
 
 /// A fresh RSA key for `ServiceAccount` tokens: private and public part in PEM.
 pub(super) fn service_account_key() -> anyhow::Result<(String, String)> {
-    let key = RsaKeyPair::generate(KeySize::Rsa2048)
-        .ok()
-        .context("cannot generate an RSA key")?;
-    let private = AsDer::<Pkcs8V1Der<'_>>::as_der(&key)
-        .ok()
-        .context("cannot encode an RSA key")?;
-    let public = AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key())
-        .ok()
-        .context("cannot encode an RSA key")?;
-    Ok((
-        pem("PRIVATE KEY", private.as_ref()),
-        pem("PUBLIC KEY", public.as_ref()),
-    ))
+    let key = RsaKeyPair::generate(KeySize::Rsa2048).ok().context("cannot generate an RSA key")?;
+    let private = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).ok().context("cannot encode an RSA key")?;
+    let public =
+        AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key()).ok().context("cannot encode an RSA key")?;
+    Ok((pem("PRIVATE KEY", private.as_ref()), pem("PUBLIC KEY", public.as_ref())))
 }
 
 /// What all certificates share: valid from an hour ago (clocks differ) for a year; a cluster is younger than that.
@@ -120,10 +100,7 @@ fn pem(label: &str, der: &[u8]) -> String {
         lines.push(line);
         rest = more;
     }
-    format!(
-        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-        lines.join("\n")
-    )
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 /// id-at-organizationName
@@ -151,9 +128,6 @@ mod tests {
         let authority = Authority::new().unwrap();
         assert!(authority.client("user", &["one", "two"]).is_ok());
         let error = authority.client("user", &["one", "two", "three"]).err().unwrap();
-        assert_eq!(
-            error.to_string(),
-            "a client certificate here has room for two groups, not 3"
-        );
+        assert_eq!(error.to_string(), "a client certificate here has room for two groups, not 3");
     }
 }

@@ -90,10 +90,7 @@ async fn up(args: &UpArgs) -> anyhow::Result<()> {
         println!("The cluster {:?} is already running.", cluster.name());
     } else {
         if cluster.end().await? {
-            eprintln!(
-                "what was left of an earlier cluster {:?} is removed",
-                cluster.name()
-            );
+            eprintln!("what was left of an earlier cluster {:?} is removed", cluster.name());
         }
         cluster.start(options(args)).await?;
         println!("The cluster {:?} is running.", cluster.name());
@@ -113,10 +110,7 @@ async fn run_in_foreground(options: ClusterOptions) -> anyhow::Result<()> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    println!(
-        "The cluster is running.\n  {}\nEnd it with Ctrl-C.",
-        export(cluster.kubeconfig())
-    );
+    println!("The cluster is running.\n  {}\nEnd it with Ctrl-C.", export(cluster.kubeconfig()));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -127,11 +121,7 @@ async fn run_in_foreground(options: ClusterOptions) -> anyhow::Result<()> {
 async fn down(args: &DownArgs) -> anyhow::Result<()> {
     let clusters = Clusters::open()?;
     let _lock = clusters.lock()?;
-    let chosen = if args.all {
-        clusters.all()?
-    } else {
-        vec![clusters.named(&args.name.name)?]
-    };
+    let chosen = if args.all { clusters.all()? } else { vec![clusters.named(&args.name.name)?] };
     if chosen.is_empty() {
         println!("No cluster is running.");
     }
@@ -167,10 +157,7 @@ async fn find_tools(controller_manager: bool) -> anyhow::Result<()> {
 }
 
 fn options(args: &UpArgs) -> ClusterOptions {
-    ClusterOptions {
-        controller_manager: args.controller_manager,
-        ..ClusterOptions::default()
-    }
+    ClusterOptions { controller_manager: args.controller_manager, ..ClusterOptions::default() }
 }
 
 fn name_option(cluster: &Detached) -> String {
@@ -182,10 +169,7 @@ fn name_option(cluster: &Detached) -> String {
 
 /// A line for a POSIX shell.
 fn export(kubeconfig: &Path) -> String {
-    format!(
-        "export KUBECONFIG='{}'",
-        kubeconfig.display().to_string().replace('\'', r"'\''")
-    )
+    format!("export KUBECONFIG='{}'", kubeconfig.display().to_string().replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -194,10 +178,7 @@ mod tests {
 
     #[test]
     fn the_export_line_survives_any_path() {
-        assert_eq!(
-            export(Path::new("/a b/kubeconfig")),
-            "export KUBECONFIG='/a b/kubeconfig'"
-        );
+        assert_eq!(export(Path::new("/a b/kubeconfig")), "export KUBECONFIG='/a b/kubeconfig'");
         assert_eq!(export(Path::new("/it's")), r"export KUBECONFIG='/it'\''s'");
     }
 }

@@ -42,10 +42,7 @@ impl Clusters {
             (1..=40).contains(&name.len()) && name.chars().all(plain),
             "the name of a cluster is 1 to 40 of a-z, 0-9 and -, not {name:?}"
         );
-        Ok(Detached {
-            name: name.to_owned(),
-            directory: self.directory.join(name),
-        })
+        Ok(Detached { name: name.to_owned(), directory: self.directory.join(name) })
     }
 
     /// Every cluster that has a directory, running or not, by name.
@@ -102,9 +99,7 @@ impl Detached {
         let there = self.directory.exists();
         for name in END_ORDER {
             if let Some(pid) = self.pid(name) {
-                self.end_process(pid)
-                    .await
-                    .with_context(|| format!("cannot end {name} (process {pid})"))?;
+                self.end_process(pid).await.with_context(|| format!("cannot end {name} (process {pid})"))?;
             }
         }
         home::remove(&self.directory)?;
@@ -128,11 +123,7 @@ impl Detached {
 
     /// The noted id of a process, if that process still is ours: ids are used again.
     fn pid(&self, name: &str) -> Option<u32> {
-        let pid = fs::read_to_string(home::pid_file(&self.directory, name))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
+        let pid = fs::read_to_string(home::pid_file(&self.directory, name)).ok()?.trim().parse().ok()?;
         belongs_to(pid, &self.directory).then_some(pid)
     }
 }
@@ -148,10 +139,7 @@ fn command_line(pid: u32) -> Option<String> {
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         return Some(String::from_utf8_lossy(&line).into_owned());
     }
-    let output = Command::new("ps")
-        .args(["-ww", "-o", "command=", "-p", &pid.to_string()])
-        .output()
-        .ok()?;
+    let output = Command::new("ps").args(["-ww", "-o", "command=", "-p", &pid.to_string()]).output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -166,9 +154,7 @@ mod tests {
     use crate::process::Program;
 
     fn clusters(directory: &Path) -> Clusters {
-        Clusters {
-            directory: directory.to_owned(),
-        }
+        Clusters { directory: directory.to_owned() }
     }
 
     #[test]
@@ -177,10 +163,7 @@ mod tests {
         for bad in ["", "..", "a/b", "A", ".lock", &"a".repeat(41)] {
             assert!(clusters.named(bad).is_err(), "{bad}");
         }
-        assert_eq!(
-            clusters.named("test-1").unwrap().kubeconfig(),
-            Path::new("/clusters/test-1/kubeconfig")
-        );
+        assert_eq!(clusters.named("test-1").unwrap().kubeconfig(), Path::new("/clusters/test-1/kubeconfig"));
     }
 
     #[tokio::test]
@@ -188,10 +171,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cluster = clusters(directory.path()).named("default").unwrap();
         fs::create_dir(&cluster.directory).unwrap();
-        let mut stranger = Program::new("sleep")
-            .arg("60")
-            .spawn(&directory.path().join("log"))
-            .unwrap();
+        let mut stranger = Program::new("sleep").arg("60").spawn(&directory.path().join("log")).unwrap();
         fs::write(cluster.directory.join("etcd.pid"), stranger.pid().to_string()).unwrap();
         fs::write(cluster.directory.join("complete"), "").unwrap();
         assert!(!cluster.is_running());
@@ -215,16 +195,7 @@ mod tests {
         fs::write(cluster.directory.join("complete"), "").unwrap();
         assert!(cluster.is_running());
         assert!(cluster.end().await.unwrap());
-        assert!(
-            process
-                .wait_within(Duration::from_secs(5))
-                .await
-                .unwrap()
-                .is_some()
-        );
-        assert!(
-            !cluster.end().await.unwrap(),
-            "the second time there is nothing to do"
-        );
+        assert!(process.wait_within(Duration::from_secs(5)).await.unwrap().is_some());
+        assert!(!cluster.end().await.unwrap(), "the second time there is nothing to do");
     }
 }

@@ -43,12 +43,7 @@ impl Home {
     }
 
     fn new(path: PathBuf, owner: Option<File>) -> Self {
-        Self {
-            kubeconfig: path.join(KUBECONFIG),
-            path,
-            owner,
-            kept: false,
-        }
+        Self { kubeconfig: path.join(KUBECONFIG), path, owner, kept: false }
     }
 
     pub(super) fn path(&self) -> &Path {

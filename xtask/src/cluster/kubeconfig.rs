@@ -79,10 +79,7 @@ mod tests {
     fn a_kubeconfig_is_private_and_whole() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("kubeconfig");
-        let access = Access {
-            server: "https://127.0.0.1:1".to_owned(),
-            authority: "ca".to_owned(),
-        };
+        let access = Access { server: "https://127.0.0.1:1".to_owned(), authority: "ca".to_owned() };
         write(&path, &access, "someone", &Identity::Token("secret".to_owned())).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let config = kube::config::Kubeconfig::read_from(&path).unwrap();

@@ -55,21 +55,11 @@ impl Start {
             wanted.push(Tool::KubeControllerManager);
         }
         let tools = tokio::task::spawn_blocking(move || Tools::find(&wanted)).await??;
-        let issuer = options
-            .service_account_issuer
-            .clone()
-            .unwrap_or_else(|| DEFAULT_ISSUER.to_owned());
+        let issuer = options.service_account_issuer.clone().unwrap_or_else(|| DEFAULT_ISSUER.to_owned());
         let files = Files::new(home.path());
         let authority = Authority::new()?;
         write_certificates(&files, &authority)?;
-        Ok(Self {
-            options,
-            issuer,
-            tools,
-            files,
-            authority,
-            home,
-        })
+        Ok(Self { options, issuer, tools, files, authority, home })
     }
 
     async fn etcd(&self) -> anyhow::Result<Process> {
@@ -95,10 +85,7 @@ impl Start {
     }
 
     async fn api_server_on(&self, port: u16) -> anyhow::Result<(Process, Access, kube::Config)> {
-        let access = Access {
-            server: format!("https://127.0.0.1:{port}"),
-            authority: self.authority.pem(),
-        };
+        let access = Access { server: format!("https://127.0.0.1:{port}"), authority: self.authority.pem() };
         let config = self.administrator(&access).await?;
         let arguments = arguments::api_server(&self.files, port, &self.issuer, &self.options);
         let mut process = self.spawn(Tool::KubeApiserver, API_SERVER, arguments)?;
@@ -111,12 +98,7 @@ impl Start {
     async fn controller_manager(&self, access: &Access, config: &kube::Config) -> anyhow::Result<Process> {
         let credential = self.authority.client("system:kube-controller-manager", &[])?;
         let path = self.files.controller_manager_kubeconfig();
-        kubeconfig::write(
-            &path,
-            access,
-            CONTROLLER_MANAGER,
-            &Identity::Certificate(credential),
-        )?;
+        kubeconfig::write(&path, access, CONTROLLER_MANAGER, &Identity::Certificate(credential))?;
         let arguments = arguments::controller_manager(&self.files);
         let mut process = self.spawn(Tool::KubeControllerManager, CONTROLLER_MANAGER, arguments)?;
         let accounts: kube::Api<ServiceAccount> =
@@ -138,14 +120,8 @@ impl Start {
     }
 
     fn spawn(&self, tool: Tool, name: &str, arguments: Vec<String>) -> anyhow::Result<Process> {
-        let program = Program::new(self.tools.path(tool))
-            .args(arguments)
-            .current_dir(self.home.path());
-        let program = if self.home.is_detached() {
-            program.detached()
-        } else {
-            program
-        };
+        let program = Program::new(self.tools.path(tool)).args(arguments).current_dir(self.home.path());
+        let program = if self.home.is_detached() { program.detached() } else { program };
         let process = program.spawn(&self.files.log(name))?;
         self.home.note_pid(name, process.pid())?;
         Ok(process)
@@ -175,9 +151,7 @@ async fn while_alive<T>(
 }
 
 async fn ready(client: &kube::Client) -> anyhow::Result<()> {
-    let answer = client
-        .request_text(http::Request::get("/readyz").body(Vec::new())?)
-        .await?;
+    let answer = client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
     if answer != "ok" {
         bail!("it answers {answer}");
     }

@@ -26,16 +26,9 @@ pub(super) fn build(tool: Tool, cache: &Cache) -> anyhow::Result<PathBuf> {
         Some(duration) => format!("last time: {}", human(duration)),
         None => format!("{} or more the first time", human(tool.usual_build_time())),
     };
-    let step = Step::start(
-        format!("building {} {} from Go modules", tool.name(), tool.version()),
-        &expectation,
-    );
-    go_build(
-        tool,
-        &module,
-        &target,
-        &cache.directory().join(format!("{}.log", tool.name())),
-    )?;
+    let step =
+        Step::start(format!("building {} {} from Go modules", tool.name(), tool.version()), &expectation);
+    go_build(tool, &module, &target, &cache.directory().join(format!("{}.log", tool.name())))?;
     let version = Version::parse(tool.version()).context("the version of a tool is not a version")?;
     let path = cache.store(tool, version, &target)?;
     cache.remember_build_time(tool, step.elapsed());
@@ -99,13 +92,9 @@ fn linker_flags(tool: Tool) -> String {
 }
 
 fn shell_words(arguments: &[String]) -> String {
-    let quoted = arguments.iter().map(|word| {
-        if word.contains(' ') {
-            format!(" '{word}'")
-        } else {
-            format!(" {word}")
-        }
-    });
+    let quoted = arguments
+        .iter()
+        .map(|word| if word.contains(' ') { format!(" '{word}'") } else { format!(" {word}") });
     format!("go{}", quoted.collect::<String>())
 }
 
@@ -122,10 +111,7 @@ fn require_go(module: &Path, tool: Tool) -> anyhow::Result<()> {
     match Version::find_in(&printed) {
         Some(version) if output.status.success() && version >= MINIMUM_GO => Ok(()),
         Some(version) => bail!("{wanted} (the go on PATH is {version})"),
-        None => bail!(
-            "{wanted} (go said: {})",
-            String::from_utf8_lossy(&output.stderr).trim()
-        ),
+        None => bail!("{wanted} (go said: {})", String::from_utf8_lossy(&output.stderr).trim()),
     }
 }
 
@@ -166,20 +152,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("go.mod"), "module empty\n\ngo 1.26.0\n").unwrap();
         let log = directory.path().join("log");
-        let error = go_build(Tool::Etcd, directory.path(), Path::new("/out/etcd"), &log)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("building etcd failed (exit status: 1)"),
-            "{error}"
-        );
-        assert!(
-            error.contains("no required module provides package go.etcd.io/etcd/server/v3"),
-            "{error}"
-        );
-        assert!(
-            error.contains("&& CGO_ENABLED=0 GOWORK=off go build -trimpath"),
-            "{error}"
-        );
+        let error =
+            go_build(Tool::Etcd, directory.path(), Path::new("/out/etcd"), &log).unwrap_err().to_string();
+        assert!(error.starts_with("building etcd failed (exit status: 1)"), "{error}");
+        assert!(error.contains("no required module provides package go.etcd.io/etcd/server/v3"), "{error}");
+        assert!(error.contains("&& CGO_ENABLED=0 GOWORK=off go build -trimpath"), "{error}");
     }
 }

@@ -13,11 +13,7 @@ use super::{Tool, is_executable};
 /// The directory for everything that outlives `target/`: `idtoken-operator` under `IDTOKEN_CACHE_DIR`,
 /// `XDG_CACHE_HOME` or `~/.cache`.
 pub fn cache_directory() -> anyhow::Result<PathBuf> {
-    let base = cache_base(|name| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    });
+    let base = cache_base(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from));
     let base = base.context("no place for the cache: set IDTOKEN_CACHE_DIR")?;
     Ok(std::path::absolute(base)?.join("idtoken-operator"))
 }
@@ -99,9 +95,7 @@ impl Cache {
     }
 
     fn path(&self, tool: Tool, version: Version) -> PathBuf {
-        self.directory
-            .join(format!("{}-{version}", tool.name()))
-            .join(tool.name())
+        self.directory.join(format!("{}-{version}", tool.name())).join(tool.name())
     }
 }
 
@@ -122,24 +116,14 @@ mod tests {
     #[test]
     fn the_cache_is_where_the_user_wants_it() {
         let base = |variables: &[(&str, &str)]| {
-            let of = |name: &str| {
-                variables
-                    .iter()
-                    .find(|(key, _)| *key == name)
-                    .map(|(_, value)| value.into())
-            };
+            let of =
+                |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
             cache_base(of)
         };
         let (home, xdg) = (("HOME", "/home/me"), ("XDG_CACHE_HOME", "/var/cache"));
-        assert_eq!(
-            base(&[home, xdg, ("IDTOKEN_CACHE_DIR", "here")]),
-            Some("here".into())
-        );
+        assert_eq!(base(&[home, xdg, ("IDTOKEN_CACHE_DIR", "here")]), Some("here".into()));
         assert_eq!(base(&[home, xdg]), Some("/var/cache".into()));
-        assert_eq!(
-            base(&[home, ("XDG_CACHE_HOME", "relative")]),
-            Some("/home/me/.cache".into())
-        );
+        assert_eq!(base(&[home, ("XDG_CACHE_HOME", "relative")]), Some("/home/me/.cache".into()));
         assert_eq!(base(&[]), None);
     }
 

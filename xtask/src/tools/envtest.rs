@@ -40,17 +40,8 @@ fn try_fetch(cache: &Cache) -> anyhow::Result<()> {
     let archive = choose(&String::from_utf8_lossy(&index), wanted, &platform())?;
     let step = Step::start(format!("downloading {}", archive.url), "about 70 MB");
     // Whatever takes longer than this is slower than building.
-    let bytes = download(
-        &archive.url,
-        &[
-            "--max-time",
-            "600",
-            "--speed-limit",
-            "50000",
-            "--speed-time",
-            "20",
-        ],
-    )?;
+    let bytes =
+        download(&archive.url, &["--max-time", "600", "--speed-limit", "50000", "--speed-time", "20"])?;
     unpack(&bytes, &archive.sha512, cache)?;
     step.done();
     Ok(())
@@ -89,27 +80,13 @@ fn choose(index: &str, wanted: Version, platform: &str) -> anyhow::Result<Archiv
 
 fn unpack(archive: &[u8], sha512: &str, cache: &Cache) -> anyhow::Result<()> {
     let sum = hex(digest(&SHA512, archive).as_ref());
-    ensure!(
-        sum == sha512.to_ascii_lowercase(),
-        "the archive's SHA-512 is {sum}, not {sha512}"
-    );
-    let directory = tempfile::Builder::new()
-        .prefix("envtest-")
-        .tempdir_in(cache.directory())?;
+    ensure!(sum == sha512.to_ascii_lowercase(), "the archive's SHA-512 is {sum}, not {sha512}");
+    let directory = tempfile::Builder::new().prefix("envtest-").tempdir_in(cache.directory())?;
     let file = directory.path().join("archive.tar.gz");
     fs::write(&file, archive)?;
-    let tar = Command::new("tar")
-        .arg("-xzf")
-        .arg(&file)
-        .arg("-C")
-        .arg(directory.path())
-        .output();
+    let tar = Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(directory.path()).output();
     let tar = tar.context("cannot run tar")?;
-    ensure!(
-        tar.status.success(),
-        "tar: {}",
-        String::from_utf8_lossy(&tar.stderr).trim()
-    );
+    ensure!(tar.status.success(), "tar: {}", String::from_utf8_lossy(&tar.stderr).trim());
     for tool in CONTENTS {
         let program = find(directory.path(), tool.name())
             .with_context(|| format!("there is no {} in the archive", tool.name()))?;
@@ -119,23 +96,13 @@ fn unpack(archive: &[u8], sha512: &str, cache: &Cache) -> anyhow::Result<()> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn find(directory: &Path, name: &str) -> Option<PathBuf> {
-    fs::read_dir(directory)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path())
-        .find_map(|path| {
-            if path.is_dir() {
-                find(&path, name)
-            } else {
-                (path.file_name()? == name).then_some(path)
-            }
-        })
+    fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path()).find_map(|path| {
+        if path.is_dir() { find(&path, name) } else { (path.file_name()? == name).then_some(path) }
+    })
 }
 
 fn download(url: &str, limits: &[&str]) -> anyhow::Result<Vec<u8>> {
@@ -146,11 +113,7 @@ fn download(url: &str, limits: &[&str]) -> anyhow::Result<Vec<u8>> {
         .stdin(Stdio::null())
         .output()
         .context("cannot run curl")?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(output.stdout)
 }
 
@@ -191,18 +154,9 @@ releases:
     #[test]
     fn the_wanted_version_is_chosen_else_the_newest_patch() {
         let url = |wanted, platform| choose(SAMPLE, wanted, platform).map(|archive| archive.url);
-        assert_eq!(
-            url(Version(1, 36, 2), "linux-amd64").unwrap(),
-            "https://example.com/36.2"
-        );
-        assert_eq!(
-            url(Version(1, 36, 3), "linux-amd64").unwrap(),
-            "https://example.com/36.10"
-        );
-        assert_eq!(
-            url(Version(1, 36, 2), "darwin-arm64").unwrap(),
-            "https://example.com/36.10-mac"
-        );
+        assert_eq!(url(Version(1, 36, 2), "linux-amd64").unwrap(), "https://example.com/36.2");
+        assert_eq!(url(Version(1, 36, 3), "linux-amd64").unwrap(), "https://example.com/36.10");
+        assert_eq!(url(Version(1, 36, 2), "darwin-arm64").unwrap(), "https://example.com/36.10-mac");
         let error = url(Version(1, 37, 0), "linux-amd64").unwrap_err().to_string();
         assert_eq!(error, "the index has none of 1.37 for linux-amd64");
     }
@@ -218,11 +172,8 @@ releases:
             fs::write(inside.join(name), format!("#!/bin/sh\necho {prints}\n")).unwrap();
             fs::set_permissions(inside.join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let tar = Command::new("tar")
-            .args(["-czf", "-", "-C"])
-            .arg(directory)
-            .arg("controller-tools")
-            .output();
+        let tar =
+            Command::new("tar").args(["-czf", "-", "-C"]).arg(directory).arg("controller-tools").output();
         tar.unwrap().stdout
     }
 
@@ -235,10 +186,7 @@ releases:
         unpack(&bytes, &sum, &cache).unwrap();
         let etcd = cache.lookup(Tool::Etcd).unwrap();
         assert_eq!(etcd, directory.path().join("cache/etcd-3.6.9/etcd"));
-        assert_eq!(
-            Command::new(etcd).output().unwrap().stdout,
-            b"etcd Version: 3.6.9\n"
-        );
+        assert_eq!(Command::new(etcd).output().unwrap().stdout, b"etcd Version: 3.6.9\n");
         assert!(cache.lookup(Tool::KubeApiserver).is_some() && cache.lookup(Tool::Kubectl).is_some());
     }
 
@@ -246,9 +194,7 @@ releases:
     fn an_archive_with_another_checksum_is_refused_and_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::at(directory.path().join("cache")).unwrap();
-        let error = unpack(&archive(directory.path()), &"0".repeat(128), &cache)
-            .unwrap_err()
-            .to_string();
+        let error = unpack(&archive(directory.path()), &"0".repeat(128), &cache).unwrap_err().to_string();
         assert!(error.starts_with("the archive's SHA-512 is "), "{error}");
         assert_eq!(fs::read_dir(cache.directory()).unwrap().count(), 0);
     }

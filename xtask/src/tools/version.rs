@@ -21,11 +21,7 @@ impl Version {
             .output()
             .context("it does not run")?;
         let printed = String::from_utf8_lossy(&output.stdout);
-        ensure!(
-            output.status.success(),
-            "asked for its version, it ended with {}",
-            output.status
-        );
+        ensure!(output.status.success(), "asked for its version, it ended with {}", output.status);
         Self::find_in(&printed).with_context(|| format!("no version in what it prints: {:?}", printed.trim()))
     }
 
@@ -36,17 +32,10 @@ impl Version {
 
     /// Reads `1.36.3`, `v1.36.3`, `go1.26` or `v4.3.1+g0a1b2c3`.
     pub(super) fn parse(word: &str) -> Option<Self> {
-        let word = word
-            .strip_prefix("go")
-            .or_else(|| word.strip_prefix('v'))
-            .unwrap_or(word);
+        let word = word.strip_prefix("go").or_else(|| word.strip_prefix('v')).unwrap_or(word);
         let numbers = word.split(['-', '+']).next()?;
         let mut parts = numbers.split('.').map(str::parse);
-        let version = Self(
-            parts.next()?.ok()?,
-            parts.next()?.ok()?,
-            parts.next().unwrap_or(Ok(0)).ok()?,
-        );
+        let version = Self(parts.next()?.ok()?, parts.next()?.ok()?, parts.next().unwrap_or(Ok(0)).ok()?);
         parts.next().is_none().then_some(version)
     }
 
@@ -72,18 +61,9 @@ mod tests {
         assert_eq!(Version::find_in(etcd), Some(Version(3, 6, 16)));
         assert_eq!(Version::find_in("Kubernetes v1.36.3"), Some(Version(1, 36, 3)));
         assert_eq!(Version::find_in("v4.3.1+gba5ed1c"), Some(Version(4, 3, 1)));
-        assert_eq!(
-            Version::find_in("go version go1.26.8 linux/amd64"),
-            Some(Version(1, 26, 8))
-        );
-        assert_eq!(
-            Version::find_in("go version go1.27 linux/amd64"),
-            Some(Version(1, 27, 0))
-        );
-        assert_eq!(
-            Version::find_in("Kubernetes v1.31.0-rc.1"),
-            Some(Version(1, 31, 0))
-        );
+        assert_eq!(Version::find_in("go version go1.26.8 linux/amd64"), Some(Version(1, 26, 8)));
+        assert_eq!(Version::find_in("go version go1.27 linux/amd64"), Some(Version(1, 27, 0)));
+        assert_eq!(Version::find_in("Kubernetes v1.31.0-rc.1"), Some(Version(1, 31, 0)));
         assert_eq!(Version::find_in("nothing of the kind, 12"), None);
     }
 

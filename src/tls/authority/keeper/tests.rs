@@ -66,10 +66,7 @@ async fn secret_has_the_documented_shape() {
 
 #[tokio::test]
 async fn damaged_and_empty_secrets_are_filled_anew_and_keep_their_metadata() {
-    for data in [
-        None,
-        Some([("ca.crt".to_owned(), ByteString(b"garbage".to_vec()))]),
-    ] {
+    for data in [None, Some([("ca.crt".to_owned(), ByteString(b"garbage".to_vec()))])] {
         let server = Arc::new(Server::default());
         server.put(Secret {
             metadata: ObjectMeta {
@@ -84,18 +81,7 @@ async fn damaged_and_empty_secrets_are_filled_anew_and_keep_their_metadata() {
         let mut keeper = keeper(&server);
         keeper.visit().await.unwrap();
         assert!(server.text("ca.crt").starts_with("-----BEGIN CERTIFICATE-----"));
-        assert_eq!(
-            server
-                .lock()
-                .secret
-                .as_ref()
-                .unwrap()
-                .metadata
-                .labels
-                .as_ref()
-                .unwrap()["kept"],
-            "yes"
-        );
+        assert_eq!(server.lock().secret.as_ref().unwrap().metadata.labels.as_ref().unwrap()["kept"], "yes");
         assert_eq!((server.calls("POST"), server.calls("PUT")), (0, 1));
     }
 }
@@ -117,22 +103,13 @@ async fn deleted_secret_is_made_anew_and_handed_on() {
 async fn outage_is_survived_by_trying_again() {
     let server = Arc::new(Server::default());
     server.lock().down = true;
-    let Keeper {
-        api,
-        settings,
-        hot,
-        bundle,
-        ..
-    } = keeper(&server);
+    let Keeper { api, settings, hot, bundle, .. } = keeper(&server);
     let (mut seen, cancel) = (bundle.subscribe(), CancellationToken::new());
     let task = tokio::spawn(maintain(api.into_client(), settings, hot, bundle, cancel.clone()));
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert!((3..100).contains(&server.calls("GET")), "{}", server.calls("GET"));
     server.lock().down = false;
-    timeout(Duration::from_secs(61), seen.wait_for(Option::is_some))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(Duration::from_secs(61), seen.wait_for(Option::is_some)).await.unwrap().unwrap();
     cancel.cancel();
     task.await.unwrap();
 }
@@ -141,27 +118,15 @@ async fn outage_is_survived_by_trying_again() {
 async fn pause_ends_when_something_is_due() {
     let keeper = keeper(&Arc::new(Server::default()));
     let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
-    assert_eq!(
-        keeper.pause(now, now + SignedDuration::from_hours(1)),
-        Duration::from_secs(60)
-    );
-    assert_eq!(
-        keeper.pause(now, now + SignedDuration::from_secs(7)),
-        Duration::from_secs(7)
-    );
-    assert_eq!(
-        keeper.pause(now, now - SignedDuration::from_secs(7)),
-        Duration::from_secs(1)
-    );
+    assert_eq!(keeper.pause(now, now + SignedDuration::from_hours(1)), Duration::from_secs(60));
+    assert_eq!(keeper.pause(now, now + SignedDuration::from_secs(7)), Duration::from_secs(7));
+    assert_eq!(keeper.pause(now, now - SignedDuration::from_secs(7)), Duration::from_secs(1));
 }
 
 #[tokio::test]
 async fn messages_of_unreadable_answers_are_left_out() {
     let secret = serde_json::from_str::<u8>("\"PRIVATE KEY\"").unwrap_err();
-    let error = VisitError::Call {
-        action: "reading it",
-        source: Box::new(kube::Error::SerdeError(secret)),
-    };
+    let error = VisitError::Call { action: "reading it", source: Box::new(kube::Error::SerdeError(secret)) };
     assert_eq!(error.to_string(), "reading it: the answer can't be read");
 }
 
@@ -245,8 +210,5 @@ fn success(secret: &Secret) -> Response<Body> {
 fn failure(code: StatusCode) -> Response<Body> {
     let reason = code.canonical_reason().unwrap().replace(' ', "");
     let status = json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": reason, "message": "no"});
-    Response::builder()
-        .status(code)
-        .body(Body::from(status.to_string().into_bytes()))
-        .unwrap()
+    Response::builder().status(code).body(Body::from(status.to_string().into_bytes())).unwrap()
 }

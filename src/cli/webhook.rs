@@ -1,0 +1,163 @@
+//! `idtoken-operator webhook`.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use kube::{
+    Api, Client, ResourceExt as _,
+    runtime::{
+        WatchStreamExt as _,
+        reflector::{ObjectRef, Store, reflector, store},
+        watcher,
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use super::process::{TelemetryArgs, start};
+use crate::{
+    api::IdTokenBinding,
+    plan::inject::BindingFacts,
+    telemetry::metrics::Metrics,
+    tls::{
+        authority::{self, Lifetimes, service_names},
+        files::Files,
+        server::Limits,
+    },
+    webhook::{self, Certificate, Settings, lookup::CachedLookup},
+};
+
+/// Mount tokens into pods that ask for them by annotation
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to listen for the API server; the path is /mutate
+    #[arg(long, env = "IDTOKEN_OPERATOR_ADDR", default_value = "0.0.0.0:10250")]
+    addr: SocketAddr,
+    /// Namespace of the operator: its serving certificate is kept there
+    #[arg(
+        long,
+        env = "IDTOKEN_OPERATOR_OPERATOR_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "idtoken-system"
+    )]
+    operator_namespace: String,
+    /// Name of the Service in front of the webhook
+    #[arg(
+        long,
+        env = "IDTOKEN_OPERATOR_SERVICE_NAME",
+        value_name = "NAME",
+        default_value = "idtoken-operator-webhook"
+    )]
+    service_name: String,
+    /// Name of the MutatingWebhookConfiguration whose caBundle is kept
+    #[arg(
+        long,
+        env = "IDTOKEN_OPERATOR_WEBHOOK_CONFIG_NAME",
+        value_name = "NAME",
+        default_value = "idtoken-operator"
+    )]
+    webhook_config_name: String,
+    /// Secret that holds our own CA and serving certificate
+    #[arg(
+        long,
+        env = "IDTOKEN_OPERATOR_TLS_SECRET_NAME",
+        value_name = "NAME",
+        default_value = "idtoken-operator-webhook-tls"
+    )]
+    tls_secret_name: String,
+    /// Further DNS name or IP address for the serving certificate; repeatable
+    #[arg(long, env = "IDTOKEN_OPERATOR_TLS_EXTRA_NAME", value_name = "NAME", value_delimiter = ',')]
+    tls_extra_name: Vec<String>,
+    /// Serving certificate chain (PEM), instead of our own CA; you keep caBundle
+    #[arg(long, env = "IDTOKEN_OPERATOR_TLS_CERT_FILE", value_name = "FILE", requires = "tls_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    /// Key of the serving certificate (PEM)
+    #[arg(long, env = "IDTOKEN_OPERATOR_TLS_KEY_FILE", value_name = "FILE", requires = "tls_cert_file")]
+    tls_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let webhook_metrics = webhook::Metrics::default();
+    let metrics = Metrics::with(|registry| webhook_metrics.register(registry));
+    let started = start(&args.telemetry, metrics).await?;
+    let bindings = watch(started.client.clone(), started.stop.clone());
+    let filled = bindings.clone();
+    let synced = async move {
+        // An error means that the watch has ended, which it does at shutdown only.
+        let _ = filled.wait_until_ready().await;
+    };
+    let lookup = lookup(started.client.clone(), bindings);
+    let settings = Settings { addr: args.addr, certificate: args.certificate(), limits: Limits::default() };
+    webhook::run(
+        settings,
+        started.client,
+        Arc::new(lookup),
+        synced,
+        started.ready,
+        webhook_metrics,
+        started.stop,
+    )
+    .await?;
+    Ok(())
+}
+
+impl Args {
+    fn certificate(self) -> Certificate {
+        match (self.tls_cert_file, self.tls_key_file) {
+            (Some(certificate), Some(key)) => Certificate::Files(Files { certificate, key }),
+            _ => Certificate::Own {
+                authority: authority::Settings {
+                    names: service_names(&self.service_name, &self.operator_namespace, &self.tls_extra_name),
+                    namespace: self.operator_namespace,
+                    secret: self.tls_secret_name,
+                    lifetimes: Lifetimes::default(),
+                    poll: TLS_POLL,
+                },
+                configuration: self.webhook_config_name,
+            },
+        }
+    }
+}
+
+/// Starts the watch that fills the cache of bindings.
+fn watch(client: Client, stop: CancellationToken) -> Store<IdTokenBinding> {
+    let (bindings, writer) = store();
+    let events = watcher(Api::<IdTokenBinding>::all(client), watcher::Config::default()).default_backoff();
+    tokio::spawn(async move {
+        let filled = reflector(writer, events).touched_objects().take_until(stop.cancelled_owned());
+        let logged = filled.for_each(|item| {
+            if let Err(error) = item {
+                tracing::warn!(%error, "the watch of bindings failed; it is tried again");
+            }
+            std::future::ready(())
+        });
+        logged.await;
+    });
+    bindings
+}
+
+fn lookup(client: Client, bindings: Store<IdTokenBinding>) -> impl webhook::lookup::BindingLookup {
+    CachedLookup::new(
+        move |namespace: &str, name: &str| {
+            bindings.get(&ObjectRef::new(name).within(namespace)).map(|binding| facts(&binding))
+        },
+        move |namespace: String, name: String| {
+            let api = Api::<IdTokenBinding>::namespaced(client.clone(), &namespace);
+            async move { Ok::<_, kube::Error>(api.get_opt(&name).await?.map(|binding| facts(&binding))) }
+        },
+    )
+}
+
+fn facts(binding: &IdTokenBinding) -> BindingFacts {
+    let target = &binding.spec.secret;
+    BindingFacts {
+        secret_name: target.name_for(&binding.name_any()),
+        key: target.key.clone(),
+        authorization_key: Some(target.authorization_key.clone()).filter(|key| !key.is_empty()),
+        expiration_time: binding.status.as_ref().and_then(|status| status.expiration_time),
+    }
+}
+
+/// How often each replica looks whether another one has renewed the certificate.
+const TLS_POLL: Duration = Duration::from_secs(60);
