@@ -1,1 +1,3 @@
 //! xtask
+
+pub mod google;
