@@ -8,7 +8,7 @@ use super::form::decode_segment;
 use super::keys::{certificates, jwks};
 use super::reply::{self, Handled};
 use super::serve::Call;
-use super::state::{Simulator, lock};
+use super::state::{AccountKeys, Simulator, lock};
 
 /// What a path of this API asks for.
 pub(super) fn endpoint(path: &str) -> Endpoint {
@@ -60,7 +60,7 @@ fn published_by_account(sim: &Simulator, path: &str) -> Option<Value> {
         return None;
     }
     let keys = lock(&sim.account_keys);
-    let keys = keys.get(&email).into_iter().flat_map(|keys| keys.all());
+    let keys = keys.get(&email).into_iter().flat_map(AccountKeys::all);
     Some(match form {
         Form::Jwk => jwks(keys),
         Form::X509 => certificates(keys),

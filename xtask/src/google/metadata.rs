@@ -42,7 +42,7 @@ pub(super) fn handle(sim: &Simulator, call: &Call, fault: Option<&Fault>) -> Han
         return read_leaf(sim, leaf, &call.query(), fault);
     }
     let Some(directory) = path.strip_suffix('/') else {
-        return redirect_to_directory(call, &leaves, &path);
+        return redirect_to_directory(sim, call, &leaves, &path);
     };
     let below = below(&leaves, directory);
     if below.is_empty() {
@@ -143,9 +143,7 @@ fn read_leaf(sim: &Simulator, leaf: &Leaf, query: &Form, fault: Option<&Fault>) 
     match leaf {
         Leaf::Text(value) => Ok(text(value.clone())),
         Leaf::Number(value) => Ok(text(value.to_string())),
-        Leaf::Lines(lines) => Ok(text(
-            lines.iter().map(|line| format!("{line}\n")).collect::<String>(),
-        )),
+        Leaf::Lines(lines) => Ok(text(lines.join("\n") + "\n")),
         Leaf::Token(account) => access_token(sim, account, query, fault),
         Leaf::Identity(account) => identity(sim, account, query, fault),
     }
@@ -289,9 +287,9 @@ fn compute_engine(sim: &Simulator, licenses: bool) -> Value {
     json!({ "compute_engine": instance })
 }
 
-fn redirect_to_directory(call: &Call, leaves: &[(String, Leaf)], path: &str) -> Handled {
+fn redirect_to_directory(sim: &Simulator, call: &Call, leaves: &[(String, Leaf)], path: &str) -> Handled {
     if below(leaves, path).is_empty() {
-        return Err(html(StatusCode::NOT_FOUND, NOT_FOUND));
+        return Err(not_found(sim, path));
     }
     let query = call
         .uri

@@ -5,15 +5,15 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-/// What goes back to the client.
-pub(super) type Reply = Response<Full<Bytes>>;
+/// What goes back to the client; boxed, since it travels as an error too.
+pub(super) type Reply = Box<Response<Full<Bytes>>>;
 
 /// A handler's answer; an error is an answer too, so that `?` ends the handling.
 pub(super) type Handled = Result<Reply, Reply>;
 
 /// A body of the given content type.
 pub(super) fn body(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+    let mut reply = Box::new(Response::new(Full::new(body.into())));
     *reply.status_mut() = status;
     reply
         .headers_mut()

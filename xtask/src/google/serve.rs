@@ -144,7 +144,7 @@ async fn connection(sim: Arc<Simulator>, api: Api, stream: TcpStream) {
     let _ = stream.set_nodelay(true); // only speed is lost
     let service = service_fn(move |request| {
         let sim = Arc::clone(&sim);
-        async move { answer(&sim, api, request).await }
+        async move { answer(&sim, api, request).await.map(|reply| *reply) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

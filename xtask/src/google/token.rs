@@ -101,9 +101,10 @@ pub(super) fn random_text() -> String {
     BASE64URL.encode(bytes)
 }
 
-/// Whole seconds from `now` to `end`, never below zero.
+/// Seconds from `now` to `end`, the last one begun counted whole, never below zero: a fresh token has its full life.
 pub(super) fn seconds_until(end: Timestamp, now: Timestamp) -> i64 {
-    end.duration_since(now).as_secs().max(0)
+    let left = end.duration_since(now);
+    (left.as_secs() + i64::from(left.subsec_nanos() > 0)).max(0)
 }
 
 /// The same span in the type that timestamps add.
@@ -111,10 +112,10 @@ pub(super) fn signed(duration: Duration) -> SignedDuration {
     SignedDuration::try_from(duration).unwrap_or(SignedDuration::from_hours(24 * 365))
 }
 
-fn claims(issuer: &str, request: &IdTokenRequest<'_>, issued: Timestamp, expires: Timestamp) -> Value {
+fn claims(signer: &str, request: &IdTokenRequest<'_>, issued: Timestamp, expires: Timestamp) -> Value {
     let subject = unique_id(request.email);
     let mut claims = json!({
-        "iss": issuer,
+        "iss": signer,
         "aud": request.audience,
         "azp": request.authorized_party.unwrap_or(&subject),
         "sub": subject,
