@@ -1,6 +1,6 @@
 //! What was asked and what was issued: the part that tests assert on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use aws_lc_rs::digest;
@@ -52,6 +52,7 @@ struct Entries {
     next: u64,
     requests: Vec<(u64, Request)>,
     issued: Vec<String>,
+    known: HashSet<String>,
     minted: HashMap<Endpoint, u64>,
 }
 
@@ -91,7 +92,7 @@ impl Log {
     /// Notes a token that leaves the simulator.
     pub(super) fn issued(&self, token: &str) {
         let mut entries = lock(&self.0);
-        if !entries.issued.iter().any(|known| known == token) {
+        if entries.known.insert(token.into()) {
             entries.issued.push(token.into());
         }
     }
