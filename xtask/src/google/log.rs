@@ -83,6 +83,7 @@ impl Log {
         if let Some((_, request)) = lock(&self.0)
             .requests
             .iter_mut()
+            .rev()
             .find(|(open, _)| *open == number)
         {
             request.status = Some(status);
