@@ -299,7 +299,7 @@ pub struct Refresh {
     /// of Google's hour. Example: `75`.
     #[serde(default = "default_percent")]
     #[schemars(range(min = 20, max = 90))]
-    pub at_lifetime_percent: u8,
+    pub at_lifetime_percent: i32,
 }
 
 /// What the controller reports about a binding. It never holds a token.
@@ -370,7 +370,7 @@ fn default_key() -> String {
     "id_token".to_owned()
 }
 
-fn default_percent() -> u8 {
+fn default_percent() -> i32 {
     60
 }
 

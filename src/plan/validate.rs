@@ -72,11 +72,11 @@ pub fn validate(binding: &IdTokenBinding) -> Result<Wanted, Problem> {
         Audience::parse(&spec.audience).map_err(|why| invalid("spec.audience", &spec.audience, why))?;
     let source = source(&spec.source)?;
     let secret = secret(name, &spec.secret)?;
-    let refresh_percent = spec.refresh.at_lifetime_percent;
-    if !(20..=90).contains(&refresh_percent) {
-        let value = refresh_percent.to_string();
-        return Err(invalid("spec.refresh.atLifetimePercent", &value, "choose 20 to 90"));
-    }
+    let percent = spec.refresh.at_lifetime_percent;
+    let refresh_percent = u8::try_from(percent)
+        .ok()
+        .filter(|p| (20..=90).contains(p))
+        .ok_or_else(|| invalid("spec.refresh.atLifetimePercent", &percent.to_string(), "choose 20 to 90"))?;
     let spec_hash = spec_hash(&audience, &source, &secret);
     let refresh_requested = binding
         .metadata

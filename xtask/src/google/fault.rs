@@ -1,0 +1,276 @@
+//! Faults that tests switch on and off, by endpoint.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use http::{StatusCode, header};
+use serde_json::json;
+
+use super::iam;
+use super::reply::{self, Reply};
+use super::serve::Call;
+use super::state::{Simulator, lock};
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `…/service-accounts/{account}/identity`.
+    MetadataIdentity,
+    /// `…/service-accounts/{account}/token`.
+    MetadataToken,
+    /// `…/service-accounts/{account}/email`.
+    MetadataEmail,
+    /// Everything else of the metadata server.
+    Metadata,
+    /// `:generateIdToken`.
+    GenerateIdToken,
+    /// `:generateAccessToken`.
+    GenerateAccessToken,
+    /// `:signJwt`.
+    SignJwt,
+    /// The token exchange.
+    Sts,
+    /// The OAuth token endpoint.
+    OauthToken,
+    /// Google's keys as a JWKS.
+    Jwks,
+    /// Google's keys as certificates.
+    CertsV1,
+    /// The published keys of one service account.
+    ServiceAccountKeys,
+    /// A path that no API has.
+    Unknown,
+}
+
+impl Endpoint {
+    /// Whether the endpoint can answer with an ID token or another JWT.
+    fn signs(self) -> bool {
+        matches!(self, Self::MetadataIdentity | Self::GenerateIdToken | Self::OauthToken)
+    }
+
+    /// Whether the endpoint can answer with an access token.
+    fn gives_access(self) -> bool {
+        matches!(self, Self::MetadataToken | Self::GenerateAccessToken | Self::Sts | Self::OauthToken)
+    }
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The right answer, this much later.
+    Latency(Duration),
+    /// 429, with `Retry-After` in seconds if given.
+    TooManyRequests {
+        /// The header's value.
+        retry_after: Option<u64>,
+    },
+    /// 403.
+    Forbidden,
+    /// 404.
+    NotFound,
+    /// 500.
+    InternalError,
+    /// 503.
+    Unavailable,
+    /// The connection is closed without an answer.
+    DropConnection,
+    /// 200 with a body that means nothing.
+    Garbage,
+    /// An ID token for another audience.
+    WrongAudience,
+    /// An ID token, or an access token, whose life is over.
+    ExpiredToken,
+    /// An ID token signed by a key that is not published.
+    UnknownKey,
+    /// An ID token of another issuer.
+    WrongIssuer,
+    /// An ID token whose signature does not fit.
+    BadSignature,
+    /// An ID token with somebody else's e-mail.
+    WrongEmail,
+    /// An ID token with `email_verified: false`.
+    UnverifiedEmail,
+    /// An ID token with `alg: none` and no signature.
+    AlgNone,
+    /// An ID token issued an hour from now.
+    FutureIat,
+}
+
+impl Fault {
+    /// Whether the fault is one of the token's content.
+    pub(super) fn spoils_token(&self) -> bool {
+        use Fault::{
+            AlgNone, BadSignature, ExpiredToken, FutureIat, UnknownKey, UnverifiedEmail, WrongAudience,
+            WrongEmail, WrongIssuer,
+        };
+        matches!(
+            self,
+            WrongAudience
+                | ExpiredToken
+                | UnknownKey
+                | WrongIssuer
+                | BadSignature
+                | WrongEmail
+                | UnverifiedEmail
+                | AlgNone
+                | FutureIat
+        )
+    }
+
+    /// Whether the endpoint can have this fault at all: one that changes nothing would make a test pass for no reason.
+    pub(super) fn fits(&self, endpoint: Endpoint) -> bool {
+        match self {
+            Self::ExpiredToken => endpoint.signs() || endpoint.gives_access(),
+            _ if self.spoils_token() => endpoint.signs(),
+            _ => true,
+        }
+    }
+
+    /// The answer that this fault puts in place of the right one.
+    pub(super) fn reply(&self, sim: &Simulator, call: &Call) -> Option<Reply> {
+        let refuse = |status| refuse(sim, call, status);
+        Some(match self {
+            Self::TooManyRequests { retry_after } => {
+                let reply = refuse(StatusCode::TOO_MANY_REQUESTS);
+                match retry_after {
+                    Some(seconds) => reply::with_header(reply, header::RETRY_AFTER, &seconds.to_string()),
+                    None => reply,
+                }
+            }
+            Self::Forbidden => refuse(StatusCode::FORBIDDEN),
+            Self::NotFound => refuse(StatusCode::NOT_FOUND),
+            Self::InternalError => refuse(StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Unavailable => refuse(StatusCode::SERVICE_UNAVAILABLE),
+            Self::Garbage => reply::body(StatusCode::OK, "text/html", GARBAGE),
+            _ => return None,
+        })
+    }
+}
+
+/// The faults that are on.
+#[derive(Default)]
+pub(super) struct Faults(Mutex<HashMap<Endpoint, Active>>);
+
+struct Active {
+    fault: Fault,
+    left: Option<u64>,
+}
+
+impl Faults {
+    /// Switches a fault on, for so many requests or (`None`) until it is cleared, in place of any other there.
+    pub(super) fn set(&self, endpoint: Endpoint, fault: Fault, times: Option<u64>) {
+        lock(&self.0).insert(endpoint, Active { fault, left: times });
+    }
+
+    /// Switches one endpoint's fault off.
+    pub(super) fn clear(&self, endpoint: Endpoint) {
+        lock(&self.0).remove(&endpoint);
+    }
+
+    /// Switches every fault off.
+    pub(super) fn clear_all(&self) {
+        lock(&self.0).clear();
+    }
+
+    /// The fault that the next request has, counted down.
+    pub(super) fn take(&self, endpoint: Endpoint) -> Option<Fault> {
+        let mut faults = lock(&self.0);
+        let active = faults.get_mut(&endpoint)?;
+        match &mut active.left {
+            None => Some(active.fault.clone()),
+            Some(0) => None,
+            Some(left) => {
+                *left -= 1;
+                Some(active.fault.clone())
+            }
+        }
+    }
+}
+
+/// The refusal in the words of the API that was asked.
+fn refuse(sim: &Simulator, call: &Call, status: StatusCode) -> Reply {
+    match call.endpoint {
+        Endpoint::MetadataIdentity
+        | Endpoint::MetadataToken
+        | Endpoint::MetadataEmail
+        | Endpoint::Metadata => refuse_metadata(status),
+        Endpoint::Sts | Endpoint::OauthToken => refuse_oauth(status),
+        _ => refuse_rpc(sim, call, status),
+    }
+}
+
+fn refuse_metadata(status: StatusCode) -> Reply {
+    let json = |code: &str, text: &str| {
+        let value = json!({ "error": code, "error_description": text });
+        reply::body(status, "application/json", value.to_string())
+    };
+    match status.as_u16() {
+        429 => json(
+            "quota_exceeded",
+            "The request was throttled due to rate limit. Please retry after a few seconds.",
+        ),
+        404 => json("invalid_request", "Service account not enabled on this instance"),
+        403 => {
+            reply::body(status, "text/html", "Unable to generate access token; IAM returned 403 Forbidden")
+        }
+        500 => reply::body(status, "text/html", "GKE Metadata Server: Internal Server Error"),
+        _ => reply::body(status, "text/html", "Service Unavailable"),
+    }
+}
+
+fn refuse_rpc(sim: &Simulator, call: &Call, status: StatusCode) -> Reply {
+    match (status.as_u16(), iam::Target::of(call.uri.path())) {
+        (403, Some(target)) => iam::permission_denied(target.permission()),
+        (403, None) => reply::rpc_error(status, "The caller does not have permission", &[]),
+        (404, Some(target)) => iam::no_such_account(&target.account),
+        (404, None) => reply::rpc_error(status, "Requested entity was not found.", &[]),
+        (429, _) => {
+            let number = sim.options.project_number;
+            reply::rpc_error(status, &format!("{QUOTA_TEXT} for consumer 'project_number:{number}'."), &[])
+        }
+        (500, _) => reply::rpc_error(status, "Internal error encountered.", &[]),
+        _ => reply::rpc_error(status, "The service is currently unavailable.", &[]),
+    }
+}
+
+fn refuse_oauth(status: StatusCode) -> Reply {
+    let (code, text) = match status.as_u16() {
+        429 => (
+            "quota_exceeded",
+            "The request was throttled due to rate limit: sts.googleapis.com/requests. Please retry after a few seconds.",
+        ),
+        403 => ("access_denied", "Account restricted"),
+        404 => ("invalid_request", "Not Found"),
+        500 => ("internal_failure", "Internal error encountered."),
+        _ => ("temporarily_unavailable", "The service is currently unavailable."),
+    };
+    reply::oauth_error(status, code, text)
+}
+
+const GARBAGE: &str = "<html><body>\u{1}\u{2} this is not what you asked for </body></html>";
+
+const QUOTA_TEXT: &str = "Quota exceeded for quota metric 'Generate credentials requests' and limit 'Generate credentials requests per minute' of service 'iamcredentials.googleapis.com'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counted_fault_ends_by_itself() {
+        let faults = Faults::default();
+        faults.set(Endpoint::Sts, Fault::Unavailable, Some(2));
+        let taken: Vec<_> = (0..3).map(|_| faults.take(Endpoint::Sts)).collect();
+        assert_eq!(taken, [Some(Fault::Unavailable), Some(Fault::Unavailable), None]);
+        assert_eq!(faults.take(Endpoint::Jwks), None);
+    }
+
+    #[test]
+    fn faults_of_tokens_fit_only_where_tokens_come_from() {
+        assert!(Fault::WrongAudience.fits(Endpoint::GenerateIdToken));
+        assert!(!Fault::WrongAudience.fits(Endpoint::Sts));
+        assert!(Fault::ExpiredToken.fits(Endpoint::Sts));
+        assert!(!Fault::ExpiredToken.fits(Endpoint::Jwks));
+        assert!(Fault::NotFound.fits(Endpoint::Jwks));
+    }
+}

@@ -1,0 +1,261 @@
+//! A simulator of Google's token APIs on the loopback, for tests, the demo and benches; never part of the product.
+//!
+//! ```text
+//! client → serve ─ log ─ fault ─┬─ metadata ─┐
+//!                               ├─ iam ──────┤ policy
+//!                               ├─ sts ──────┼─ token ─ keys
+//!                               ├─ oauth ────┘
+//!                               └─ certs ───────────── keys
+//! ```
+//!
+//! Signatures, keys and certificates are real; time is the machine's (and can be moved ahead); every answer is worded
+//! as Google words it. Each API has its own port, so that each base URL of the operator can be set by itself.
+
+mod certs;
+mod fault;
+mod form;
+mod iam;
+mod jwt;
+mod keys;
+mod log;
+mod metadata;
+mod oauth;
+mod options;
+mod policy;
+mod reply;
+mod serve;
+mod state;
+mod sts;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+pub use fault::{Endpoint, Fault};
+pub use log::Request;
+pub use options::{CLOUD_PLATFORM, Cluster, DEFAULT_ACCOUNT, EmailClaim, Mode, Options, Ports, User};
+pub use policy::{Grant, Role};
+pub use sts::Provider;
+
+use serve::Api;
+use state::{Origins, Simulator, lock};
+
+/// A running simulator; it ends when this is dropped.
+pub struct Google {
+    sim: Arc<Simulator>,
+    listeners: JoinSet<()>,
+}
+
+impl Google {
+    /// Binds 127.0.0.1 and serves.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let ports = options.ports;
+        let (metadata, metadata_origin) = serve::bind(ports.metadata).await?;
+        let (iam, iam_credentials) = serve::bind(ports.iam_credentials).await?;
+        let (sts, sts_origin) = serve::bind(ports.sts).await?;
+        let (oauth, oauth_origin) = serve::bind(ports.oauth).await?;
+        let origins =
+            Origins { metadata: metadata_origin, iam_credentials, sts: sts_origin, oauth: oauth_origin };
+        let sim = Arc::new(Simulator::new(options, origins)?);
+        let mut listeners = JoinSet::new();
+        for (api, listener) in
+            [(Api::Metadata, metadata), (Api::IamCredentials, iam), (Api::Sts, sts), (Api::Oauth, oauth)]
+        {
+            listeners.spawn(serve::accept(Arc::clone(&sim), api, listener));
+        }
+        Ok(Self { sim, listeners })
+    }
+
+    /// Ends the simulator and its connections; its ports are free afterwards.
+    pub async fn stop(mut self) {
+        self.listeners.shutdown().await;
+    }
+
+    /// The metadata server's origin.
+    #[must_use]
+    pub fn metadata_url(&self) -> &str {
+        &self.sim.origins.metadata
+    }
+
+    /// The IAM Service Account Credentials API's origin.
+    #[must_use]
+    pub fn iam_credentials_url(&self) -> &str {
+        &self.sim.origins.iam_credentials
+    }
+
+    /// The Security Token Service's origin.
+    #[must_use]
+    pub fn sts_url(&self) -> &str {
+        &self.sim.origins.sts
+    }
+
+    /// The OAuth token endpoint, the whole URL.
+    #[must_use]
+    pub fn oauth_token_url(&self) -> String {
+        self.sim.oauth_token_url()
+    }
+
+    /// Google's keys as a JWKS, the whole URL.
+    #[must_use]
+    pub fn jwks_url(&self) -> String {
+        format!("{}{}", self.sim.origins.oauth, certs::JWKS_PATH)
+    }
+
+    /// Google's keys as certificates by kid, the whole URL.
+    #[must_use]
+    pub fn certs_v1_url(&self) -> String {
+        format!("{}{}", self.sim.origins.oauth, certs::CERTS_V1_PATH)
+    }
+
+    /// The keys of a service account as a JWKS, the whole URL: they verify what `signJwt` signed.
+    #[must_use]
+    pub fn service_account_jwks_url(&self, email: &str) -> String {
+        format!("{}/service_accounts/v1/jwk/{email}", self.sim.origins.oauth)
+    }
+
+    /// The numeric unique ID of an account: `sub` of its ID tokens.
+    #[must_use]
+    pub fn unique_id(&self, email: &str) -> String {
+        state::unique_id(email)
+    }
+}
+
+/// Keys and accounts.
+impl Google {
+    /// Signs with a new key from now on; the old ones stay published.
+    pub fn rotate_keys(&self) -> anyhow::Result<()> {
+        let key = keys::SigningKey::generate(keys::GOOGLE_COMMON_NAME, self.sim.now())?;
+        lock(&self.sim.keys).rotate(key);
+        Ok(())
+    }
+
+    /// Takes every key but the signing one out of publication.
+    pub fn retire_old_keys(&self) {
+        lock(&self.sim.keys).retire_old();
+    }
+
+    /// Makes a key for a service account, which then exists; gives the text of the key file.
+    pub fn create_service_account_key(&self, email: &str) -> anyhow::Result<String> {
+        self.sim.create_account_key(email)
+    }
+
+    /// Makes a service account exist.
+    pub fn create_service_account(&self, email: &str) {
+        lock(&self.sim.accounts).insert(email.into());
+    }
+
+    /// Makes a service account not exist; its keys are gone and its policy stays, as for a while at Google.
+    pub fn delete_service_account(&self, email: &str) {
+        lock(&self.sim.accounts).remove(email);
+        lock(&self.sim.account_keys).remove(email);
+    }
+
+    /// Gives a member a role on a service account.
+    pub fn grant(&self, member: &str, role: Role, service_account: &str) {
+        lock(&self.sim.policy).push(Grant::new(member, role, service_account));
+    }
+
+    /// Takes the role back.
+    pub fn revoke(&self, member: &str, role: Role, service_account: &str) {
+        let revoked = Grant::new(member, role, service_account);
+        lock(&self.sim.policy).retain(|grant| *grant != revoked);
+    }
+}
+
+/// Time.
+impl Google {
+    /// Sets `exp - iat` of the ID tokens minted from now on.
+    pub fn set_id_token_lifetime(&self, lifetime: Duration) {
+        lock(&self.sim.settings).id_token_lifetime = lifetime;
+    }
+
+    /// Sets the longest life of the access tokens issued from now on.
+    pub fn set_access_token_lifetime(&self, lifetime: Duration) {
+        lock(&self.sim.settings).access_token_lifetime = lifetime;
+    }
+
+    /// Sets `max-age` of the published keys.
+    pub fn set_jwks_max_age(&self, max_age: Duration) {
+        lock(&self.sim.settings).jwks_max_age = max_age;
+    }
+
+    /// Sets how long before a token's end the metadata server makes a new one; `None`: it makes one for each request.
+    pub fn set_metadata_cache_margin(&self, margin: Option<Duration>) {
+        lock(&self.sim.settings).metadata_cache_margin = margin;
+    }
+
+    /// Lets whole seconds pass at Google only.
+    pub fn advance_clock(&self, by: Duration) {
+        self.sim.advance_clock(by);
+    }
+}
+
+/// Faults.
+impl Google {
+    /// Switches a fault on until it is cleared, in place of any other of this endpoint.
+    ///
+    /// # Panics
+    /// Where the endpoint cannot have this fault: a test that asks for it would prove nothing.
+    pub fn set_fault(&self, endpoint: Endpoint, fault: Fault) {
+        self.switch_fault(endpoint, fault, None);
+    }
+
+    /// Switches a fault on for the next `times` requests.
+    ///
+    /// # Panics
+    /// As [`Self::set_fault`].
+    pub fn set_fault_times(&self, endpoint: Endpoint, fault: Fault, times: u64) {
+        self.switch_fault(endpoint, fault, Some(times));
+    }
+
+    /// Switches one endpoint's fault off.
+    pub fn clear_fault(&self, endpoint: Endpoint) {
+        self.sim.faults.clear(endpoint);
+    }
+
+    /// Switches every fault off.
+    pub fn clear_faults(&self) {
+        self.sim.faults.clear_all();
+    }
+
+    fn switch_fault(&self, endpoint: Endpoint, fault: Fault, times: Option<u64>) {
+        assert!(fault.fits(endpoint), "{endpoint:?} cannot have the fault {fault:?}");
+        self.sim.faults.set(endpoint, fault, times);
+    }
+}
+
+/// What happened.
+impl Google {
+    /// The requests since the start or the last clearing, in order of arrival.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Request> {
+        self.sim.log.requests()
+    }
+
+    /// How many requests the endpoint had since the start or the last clearing, refused ones included.
+    #[must_use]
+    pub fn count(&self, endpoint: Endpoint) -> usize {
+        self.sim.log.count(endpoint)
+    }
+
+    /// Forgets the requests, not the tokens.
+    pub fn clear_requests(&self) {
+        self.sim.log.clear_requests();
+    }
+
+    /// Every ID token, access token and signed JWT handed out, each once: none of them may be found in a log.
+    #[must_use]
+    pub fn issued_tokens(&self) -> Vec<String> {
+        self.sim.log.issued_tokens()
+    }
+
+    /// How many ID tokens were signed for the endpoint; the same one out of a cache does not count again.
+    #[must_use]
+    pub fn minted(&self, endpoint: Endpoint) -> u64 {
+        self.sim.log.count_minted(endpoint)
+    }
+}

@@ -1,0 +1,222 @@
+use std::time::{Duration, Instant};
+
+use super::super::{Endpoint, Fault, Role};
+use super::*;
+
+const METHOD: &str = "caller@demo-project.iam.gserviceaccount.com:generateIdToken";
+
+async fn start() -> (Google, String) {
+    let options =
+        Options::default().service_account(CALLER).allow(OPERATOR_MEMBER, Role::OpenIdTokenCreator, CALLER);
+    let google = Google::start(options).await.unwrap();
+    let token = operator_token(&google).await;
+    (google, token)
+}
+
+async fn generate(google: &Google, bearer: &str) -> Answer {
+    call_iam(google, bearer, METHOD, json!({ "audience": AUDIENCE, "includeEmail": true })).await
+}
+
+#[tokio::test]
+async fn the_metadata_server_fails_in_its_own_words() {
+    let (google, _) = start().await;
+    let throttled = "{\"error\":\"quota_exceeded\",\"error_description\":\"The request was throttled due to rate limit. Please retry after a few seconds.\"}";
+    let none = "{\"error\":\"invalid_request\",\"error_description\":\"Service account not enabled on this instance\"}";
+    let cases = [
+        (Fault::TooManyRequests { retry_after: None }, 429, throttled),
+        (Fault::Forbidden, 403, "Unable to generate access token; IAM returned 403 Forbidden"),
+        (Fault::NotFound, 404, none),
+        (Fault::InternalError, 500, "GKE Metadata Server: Internal Server Error"),
+        (Fault::Unavailable, 503, "Service Unavailable"),
+    ];
+    for (fault, status, body) in cases {
+        google.set_fault(Endpoint::MetadataIdentity, fault);
+        let answer = identity(&google, "audience=a").await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, body));
+        assert_eq!(answer.header("metadata-flavor"), Some("Google"));
+    }
+    assert_eq!(google.minted(Endpoint::MetadataIdentity), 0);
+}
+
+#[tokio::test]
+async fn iam_fails_in_its_own_words() {
+    let (google, bearer) = start().await;
+    let quota = "Quota exceeded for quota metric 'Generate credentials requests' and limit 'Generate credentials requests per minute' of service 'iamcredentials.googleapis.com' for consumer 'project_number:123456789012'.";
+    let denied = "Permission 'iam.serviceAccounts.getOpenIdToken' denied on resource (or it may not exist).";
+    let absent = "Not found; Gaia id not found for email caller@demo-project.iam.gserviceaccount.com";
+    let cases = [
+        (Fault::TooManyRequests { retry_after: Some(7) }, 429, "RESOURCE_EXHAUSTED", quota),
+        (Fault::Forbidden, 403, "PERMISSION_DENIED", denied),
+        (Fault::NotFound, 404, "NOT_FOUND", absent),
+        (Fault::InternalError, 500, "INTERNAL", "Internal error encountered."),
+        (Fault::Unavailable, 503, "UNAVAILABLE", "The service is currently unavailable."),
+    ];
+    for (fault, status, code, message) in cases {
+        google.set_fault(Endpoint::GenerateIdToken, fault);
+        let answer = generate(&google, &bearer).await;
+        assert_eq!(answer.status, status);
+        let error = answer.json()["error"].clone();
+        assert_eq!((error["code"].as_u64(), error["status"].as_str()), (Some(status.into()), Some(code)));
+        assert_eq!(error["message"], message);
+        assert_eq!(answer.header("retry-after"), (status == 429).then_some("7"));
+    }
+}
+
+#[tokio::test]
+async fn the_oauth_family_fails_in_its_own_words() {
+    let (google, _) = start().await;
+    let sts = format!("{}/v1/token", google.sts_url());
+    let cases = [
+        (
+            Fault::TooManyRequests { retry_after: None },
+            429,
+            "quota_exceeded",
+            "The request was throttled due to rate limit: sts.googleapis.com/requests. Please retry after a few seconds.",
+        ),
+        (Fault::Forbidden, 403, "access_denied", "Account restricted"),
+        (Fault::InternalError, 500, "internal_failure", "Internal error encountered."),
+        (Fault::Unavailable, 503, "temporarily_unavailable", "The service is currently unavailable."),
+    ];
+    for (fault, status, code, text) in cases {
+        for (endpoint, url) in [(Endpoint::Sts, &sts), (Endpoint::OauthToken, &google.oauth_token_url())] {
+            google.set_fault(endpoint, fault.clone());
+            let answer = post_form(url, &[]).await;
+            let expected = json!({ "error": code, "error_description": text });
+            assert_eq!((answer.status, answer.json()), (status, expected));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_connection_has_no_answer() {
+    let (google, _) = start().await;
+    for (endpoint, url) in
+        [(Endpoint::Jwks, google.jwks_url()), (Endpoint::Metadata, google.metadata_url().to_owned())]
+    {
+        google.set_fault(endpoint, Fault::DropConnection);
+        google.clear_requests();
+        let request = Request::get(&url).body(Full::default()).unwrap();
+        let error = try_send(request).await.err().unwrap();
+        assert!(error.is::<hyper_util::client::legacy::Error>(), "{error:?}");
+        let log = google.requests();
+        assert_eq!((log[0].endpoint, log[0].status), (endpoint, None));
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_a_success_without_sense() {
+    let (google, bearer) = start().await;
+    google.set_fault(Endpoint::GenerateIdToken, Fault::Garbage);
+    let answer = generate(&google, &bearer).await;
+    assert_eq!(answer.status, 200);
+    assert!(serde_json::from_str::<Value>(&answer.body).is_err());
+    google.set_fault(Endpoint::MetadataIdentity, Fault::Garbage);
+    let answer = identity(&google, "audience=a").await;
+    assert_eq!((answer.status, answer.body.matches('.').count()), (200, 0));
+}
+
+#[tokio::test]
+async fn latency_delays_the_right_answer() {
+    let (google, bearer) = start().await;
+    google.set_fault(Endpoint::GenerateIdToken, Fault::Latency(Duration::from_millis(300)));
+    let before = Instant::now();
+    assert_eq!(generate(&google, &bearer).await.status, 200);
+    assert!(before.elapsed() >= Duration::from_millis(300));
+}
+
+#[tokio::test]
+async fn a_fault_lasts_its_count_or_until_cleared() {
+    let (google, bearer) = start().await;
+    google.set_fault_times(Endpoint::GenerateIdToken, Fault::Unavailable, 2);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(generate(&google, &bearer).await.status);
+    }
+    assert_eq!(seen, [503, 503, 200]);
+    google.set_fault(Endpoint::GenerateIdToken, Fault::Unavailable);
+    google.set_fault(Endpoint::Jwks, Fault::Unavailable);
+    google.clear_fault(Endpoint::GenerateIdToken);
+    assert_eq!(generate(&google, &bearer).await.status, 200);
+    assert_eq!(get(&google.jwks_url()).await.status, 503);
+    google.clear_faults();
+    assert_eq!(get(&google.jwks_url()).await.status, 200);
+}
+
+/// A token minted under the fault, with the keys of the moment.
+async fn spoilt(google: &Google, bearer: &str, fault: Fault) -> (String, bool) {
+    google.set_fault_times(Endpoint::GenerateIdToken, fault, 1);
+    let token = generate(google, bearer).await.text("token");
+    let good = header(&token)["alg"] == "RS256" && verifies(&token, &jwks(google).await);
+    (token, good)
+}
+
+#[tokio::test]
+async fn spoilt_claims_are_signed_all_the_same() {
+    let (google, bearer) = start().await;
+    let cases = [
+        (Fault::WrongAudience, "aud", json!("https://wrong-audience.example.com")),
+        (Fault::WrongIssuer, "iss", json!("https://wrong-issuer.example.com")),
+        (Fault::WrongEmail, "email", json!("somebody-else@other-project.iam.gserviceaccount.com")),
+        (Fault::UnverifiedEmail, "email_verified", json!(false)),
+    ];
+    for (fault, claim, value) in cases {
+        let (token, verified) = spoilt(&google, &bearer, fault).await;
+        assert!(verified);
+        assert_eq!(claims(&token)[claim], value);
+    }
+}
+
+#[tokio::test]
+async fn spoilt_times_keep_the_life() {
+    let (google, bearer) = start().await;
+    let now = jiff::Timestamp::now().as_second();
+    for (fault, expected) in [(Fault::ExpiredToken, -600 - 3600), (Fault::FutureIat, 3600)] {
+        let (token, verified) = spoilt(&google, &bearer, fault).await;
+        let (issued, end) =
+            (claims(&token)["iat"].as_i64().unwrap(), claims(&token)["exp"].as_i64().unwrap());
+        assert!(verified);
+        assert_eq!(end - issued, 3600);
+        assert!((0..=5).contains(&(issued - now - expected)), "{issued}");
+    }
+}
+
+#[tokio::test]
+async fn spoilt_signatures_do_not_verify() {
+    let (google, bearer) = start().await;
+    let (unknown, verified) = spoilt(&google, &bearer, Fault::UnknownKey).await;
+    assert!(!verified);
+    let published = jwks(&google).await;
+    assert!(published["keys"].as_array().unwrap().iter().all(|key| key["kid"] != header(&unknown)["kid"]));
+    let (broken, verified) = spoilt(&google, &bearer, Fault::BadSignature).await;
+    assert!(!verified);
+    assert_eq!(header(&broken)["kid"], published["keys"][0]["kid"]);
+    let (none, _) = spoilt(&google, &bearer, Fault::AlgNone).await;
+    assert_eq!(header(&none), json!({ "alg": "none", "typ": "JWT" }));
+    assert!(none.ends_with('.'));
+}
+
+#[tokio::test]
+async fn a_spoilt_token_does_not_stay_in_the_metadata_cache() {
+    let (google, _) = start().await;
+    let good = identity(&google, "audience=a").await.body;
+    google.set_fault_times(Endpoint::MetadataIdentity, Fault::WrongAudience, 1);
+    let wrong = identity(&google, "audience=a").await.body;
+    assert_eq!(claims(&wrong)["aud"], "https://wrong-audience.example.com");
+    assert_eq!(identity(&google, "audience=a").await.body, good);
+}
+
+#[tokio::test]
+async fn an_expired_access_token_promises_life_and_is_refused() {
+    let (google, _) = start().await;
+    google.set_fault_times(Endpoint::MetadataToken, Fault::ExpiredToken, 1);
+    let answer = metadata(&google, "instance/service-accounts/default/token").await.json();
+    assert_eq!(answer["expires_in"], 3600);
+    assert_eq!(generate(&google, answer["access_token"].as_str().unwrap()).await.status, 401);
+}
+
+#[tokio::test]
+#[should_panic(expected = "Jwks cannot have the fault WrongAudience")]
+async fn a_fault_that_could_not_happen_is_not_taken() {
+    let (google, _) = start().await;
+    google.set_fault(Endpoint::Jwks, Fault::WrongAudience);
+}
