@@ -256,7 +256,7 @@ impl World {
     fn operator(&self, subcommand: &str, kubeconfig: &Path) -> Program {
         Program::new(env!("CARGO_BIN_EXE_idtoken-operator"))
             .arg(subcommand)
-            .args(["--log-format=json", "--log-level=debug"])
+            .args(["--log-format=json", "--log-level=info,idtoken_operator=debug"])
             .env("KUBECONFIG", kubeconfig)
             .env_remove("KUBERNETES_SERVICE_HOST")
             .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
