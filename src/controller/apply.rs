@@ -75,7 +75,7 @@ pub(super) async fn apply(
 /// A token was minted.
 enum Minted {
     /// It is in the Secret.
-    Published(Ours),
+    Published(Box<Ours>),
     /// It is no newer than the one that is there, which expires at the given time.
     Same(Timestamp),
 }
@@ -164,7 +164,8 @@ async fn publish(
         match written {
             Ok(meta) => {
                 let record = Some(record.clone());
-                return Ok(Minted::Published(Ours { metadata: meta.metadata, record, intact: true }));
+                let ours = Ours { metadata: meta.metadata, record, intact: true };
+                return Ok(Minted::Published(Box::new(ours)));
             }
             Err(error) if matches!(error.code(), Some(404 | 409)) => {
                 let live = secrets::metadata(&ctx.client, &owner.namespace, name)

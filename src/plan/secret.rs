@@ -44,7 +44,7 @@ pub enum Observed {
         owner: String,
     },
     /// Our Secret.
-    Ours(Ours),
+    Ours(Box<Ours>),
 }
 
 /// Our Secret, without its data.
@@ -104,7 +104,7 @@ pub fn observe(metadata: Option<&ObjectMeta>, binding_uid: &str, intact: bool) -
     match controller {
         Some(owner) if owner.uid == binding_uid => {
             let record = metadata.annotations.as_ref().and_then(record_from);
-            Observed::Ours(Ours { metadata: metadata.clone(), record, intact })
+            Observed::Ours(Box::new(Ours { metadata: metadata.clone(), record, intact }))
         }
         Some(owner) => Observed::Foreign { owner: format!("{} {}", owner.kind, owner.name) },
         None => Observed::Foreign { owner: "nobody (it has no controller)".to_owned() },

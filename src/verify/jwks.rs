@@ -115,7 +115,7 @@ impl Issuer {
                     self.keys.store(Some(Arc::new(KeySet { keys, fresh_until })));
                 }
                 None => {
-                    tracing::warn!(url = %self.url, "the issuer's keys are no usable JWKS; the old ones serve on")
+                    tracing::warn!(url = %self.url, "the issuer's keys are no usable JWKS; the old ones serve on");
                 }
             },
             Ok(Ok(reply)) => {

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -122,9 +122,11 @@ impl World {
             &render.into_iter().filter(|o| !kinds.contains(&o["kind"].as_str().unwrap())).collect::<Vec<_>>(),
         );
         let bindings = Api::<IdTokenBinding>::all(self.client.clone());
-        wait_for("the CRDs to be served", SOON, || async { Ok(bindings.list(&Default::default()).await?) })
-            .await
-            .unwrap();
+        wait_for("the CRDs to be served", SOON, || async {
+            Ok(bindings.list(&ListParams::default()).await?)
+        })
+        .await
+        .unwrap();
     }
 
     /// The chart's objects.
