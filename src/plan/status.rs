@@ -50,7 +50,7 @@ pub fn next(previous: &IdTokenBindingStatus, report: Report<'_>, now: Timestamp)
     };
     set(ConditionType::Ready, ready(report));
     set(ConditionType::Degraded, degraded(report));
-    let verdict = stalled(report, failing_since(&conditions), now);
+    let verdict = stalled(report, &conditions, now);
     set_condition(&mut conditions, ConditionType::Stalled, verdict, generation, now);
     let text = |t: &str| Some(t.to_owned()).filter(|t| !t.is_empty());
     IdTokenBindingStatus {
@@ -156,13 +156,18 @@ fn degraded(report: Report<'_>) -> Verdict {
     verdict("False", reason, "")
 }
 
-fn stalled(report: Report<'_>, failing_since: Option<Timestamp>, now: Timestamp) -> Verdict {
-    let long = failing_since.is_some_and(|t| now.duration_since(t) >= STALL_AFTER);
+fn stalled(report: Report<'_>, conditions: &[Condition], now: Timestamp) -> Verdict {
+    let long = |problem: &Problem| {
+        // The end of the good token begins a new failure of `Ready`; it heals nothing.
+        let already = find(conditions, "Stalled")
+            .is_some_and(|c| c.status == "True" && c.reason == problem.reason.as_str());
+        already || failing_since(conditions).is_some_and(|t| now.duration_since(t) >= STALL_AFTER)
+    };
     match report.problem.filter(|_| !report.suspended) {
         Some(problem) if problem.reason.stalls() == Some(Stall::AtOnce) && !is_passing(problem) => {
             verdict("True", problem.reason, problem.message.clone())
         }
-        Some(problem) if problem.reason.stalls() == Some(Stall::AfterTenMinutes) && long => {
+        Some(problem) if problem.reason.stalls() == Some(Stall::AfterTenMinutes) && long(problem) => {
             verdict("True", problem.reason, problem.message.clone())
         }
         _ => {

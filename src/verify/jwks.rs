@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use http::{HeaderMap, Uri};
+use http::{
+    HeaderMap, Uri,
+    header::{AGE, CACHE_CONTROL},
+};
 use serde::Deserialize;
 use tokio::{
     sync::Mutex,
@@ -108,6 +111,12 @@ impl Issuer {
         if !fetches.permit(fresh.is_some().then_some(kid), Instant::now()) {
             return;
         }
+        self.fetch(http).await;
+        // Pauses begin with the answer: whoever waited through a time-out shares it, instead of beginning one more.
+        fetches.last = Some(Instant::now());
+    }
+
+    async fn fetch(&self, http: &Http) {
         match timeout(FETCH_TIMEOUT, http.call(Request::get(self.url.clone()))).await {
             Ok(Ok(reply)) if reply.status.is_success() => match parse(&reply.body) {
                 Some(keys) => {
@@ -186,10 +195,12 @@ fn usable(jwk: serde_json::Value) -> Option<(String, Arc<PublicKey>)> {
 
 /// How long an answer may be kept: `max-age` less `Age`, between one minute and one day; 5 minutes when it does not say.
 fn freshness(headers: &HeaderMap) -> Duration {
-    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
-    let max_age = text(http::header::CACHE_CONTROL)
-        .and_then(|v| v.split(',').find_map(|d| d.trim().strip_prefix("max-age=")?.parse::<u64>().ok()));
-    let age = text(http::header::AGE).and_then(|v| v.trim().parse::<u64>().ok()).unwrap_or(0);
+    let directives = headers.get_all(CACHE_CONTROL).iter().filter_map(|v| v.to_str().ok());
+    let max_age = directives.flat_map(|v| v.split(',')).find_map(|directive| {
+        let (name, seconds) = directive.trim().split_once('=')?;
+        name.eq_ignore_ascii_case("max-age").then(|| seconds.parse::<u64>().ok())?
+    });
+    let age = headers.get(AGE).and_then(|v| v.to_str().ok()?.trim().parse::<u64>().ok()).unwrap_or(0);
     let seconds = max_age.map_or(300, |max| max.saturating_sub(age));
     Duration::from_secs(seconds.clamp(60, 24 * 3600))
 }
