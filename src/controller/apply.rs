@@ -73,9 +73,10 @@ pub(super) async fn apply(
 }
 
 /// A token was minted.
+#[allow(clippy::large_enum_variant)] // one a visit, and mostly the large one
 enum Minted {
     /// It is in the Secret.
-    Published(Box<Ours>),
+    Published(Ours),
     /// It is no newer than the one that is there, which expires at the given time.
     Same(Timestamp),
 }
@@ -165,7 +166,7 @@ async fn publish(
             Ok(meta) => {
                 let record = Some(record.clone());
                 let ours = Ours { metadata: meta.metadata, record, intact: true };
-                return Ok(Minted::Published(Box::new(ours)));
+                return Ok(Minted::Published(ours));
             }
             Err(error) if matches!(error.code(), Some(404 | 409)) => {
                 let live = secrets::metadata(&ctx.client, &owner.namespace, name)

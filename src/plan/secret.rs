@@ -35,6 +35,7 @@ pub struct Record {
 
 /// What stands under the name of the binding's Secret.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // one a visit, and mostly the large one
 pub enum Observed {
     /// Nothing.
     Absent,
@@ -44,7 +45,7 @@ pub enum Observed {
         owner: String,
     },
     /// Our Secret.
-    Ours(Box<Ours>),
+    Ours(Ours),
 }
 
 /// Our Secret, without its data.
@@ -104,7 +105,7 @@ pub fn observe(metadata: Option<&ObjectMeta>, binding_uid: &str, intact: bool) -
     match controller {
         Some(owner) if owner.uid == binding_uid => {
             let record = metadata.annotations.as_ref().and_then(record_from);
-            Observed::Ours(Box::new(Ours { metadata: metadata.clone(), record, intact }))
+            Observed::Ours(Ours { metadata: metadata.clone(), record, intact })
         }
         Some(owner) => Observed::Foreign { owner: format!("{} {}", owner.kind, owner.name) },
         None => Observed::Foreign { owner: "nobody (it has no controller)".to_owned() },

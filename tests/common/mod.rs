@@ -179,8 +179,7 @@ impl World {
         self.controller_port = free_port();
         let address = format!("127.0.0.1:{}", self.controller_port);
         let google = &self.google;
-        let program = self
-            .operator("controller", &kubeconfig)
+        let program = Self::operator("controller", &kubeconfig)
             .args([format!("--health-addr={address}"), format!("--metrics-addr={address}")])
             .args([
                 format!("--metadata-url={}", google.metadata_url()),
@@ -234,7 +233,7 @@ impl World {
             .unwrap();
         let health_port = free_port();
         let health = format!("127.0.0.1:{health_port}");
-        let program = self.operator("webhook", &kubeconfig).args([
+        let program = Self::operator("webhook", &kubeconfig).args([
             format!("--addr=127.0.0.1:{port}"),
             format!("--health-addr={health}"),
             format!("--metrics-addr={health}"),
@@ -255,7 +254,7 @@ impl World {
         assert!(status.success(), "SIGTERM ends the webhook with exit code 0, not {status}");
     }
 
-    fn operator(&self, subcommand: &str, kubeconfig: &Path) -> Program {
+    fn operator(subcommand: &str, kubeconfig: &Path) -> Program {
         Program::new(env!("CARGO_BIN_EXE_idtoken-operator"))
             .arg(subcommand)
             .args(["--log-format=json", "--log-level=info,idtoken_operator=debug"])

@@ -1,8 +1,6 @@
 //! The simulator's state, shared by its listeners: settings, accounts, policy, keys, access tokens and what the
 //! metadata server has in its cache. Each lock is held for one look or one change, never across an await.
 
-#![allow(clippy::disallowed_methods)] // a server that pretends to be Google has a clock of its own
-
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
