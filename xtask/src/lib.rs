@@ -1,6 +1,7 @@
 //! Developer commands of idtoken-operator, as a library that tests, demo and benchmarks share.
 
 pub mod cluster;
+pub mod demo;
 pub mod google;
 pub mod process;
 pub mod progress;
