@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // all of it is edge: it runs programs and watches the real clock
 
 pub mod cluster;
+pub mod demo;
 pub mod google;
 pub mod process;
 pub mod progress;
