@@ -1,8 +1,10 @@
 //! Developer commands of idtoken-operator, as a library that tests, demo and benchmarks share.
 
 pub mod cluster;
+pub mod crd;
 pub mod demo;
 pub mod google;
 pub mod process;
 pub mod progress;
+pub mod test;
 pub mod tools;
