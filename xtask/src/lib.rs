@@ -3,8 +3,10 @@
 #![allow(clippy::disallowed_methods)] // all of it is edge: it runs programs and watches the real clock
 
 pub mod cluster;
+pub mod crd;
 pub mod demo;
 pub mod google;
 pub mod process;
 pub mod progress;
+pub mod test;
 pub mod tools;

@@ -15,13 +15,18 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(xtask::demo::DemoArgs),
+    Test(xtask::test::TestArgs),
     Cluster(xtask::cluster::command::ClusterArgs),
+    /// Write the CRDs that the types say into crds/ and into the chart
+    Crd,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => xtask::demo::run(args).await,
+        Command::Test(args) => xtask::test::run(args).await,
+        Command::Crd => xtask::crd::run().await,
         Command::Cluster(args) => xtask::cluster::command::run(args).await,
     };
     match result {

@@ -94,8 +94,10 @@ impl Ground {
         let mut present = Vec::new();
         for object in objects {
             let (kind, namespace) = (resource(object)?, object.namespace());
-            if self.api(&kind, namespace.as_deref()).get_opt(&object.name_any()).await?.is_some() {
-                present.push(format!("{} {}", kind.kind, object.name_any()));
+            match self.api(&kind, namespace.as_deref()).get(&object.name_any()).await {
+                Ok(_) => present.push(format!("{} {}", kind.kind, object.name_any())),
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error.into()),
             }
         }
         if present.is_empty() {
@@ -164,9 +166,11 @@ impl Ground {
         for (kind, namespace, name) in &made {
             let api = self.api(kind, namespace.as_deref());
             wait_for(&format!("the end of {} {name}", kind.kind), REMOVAL, || async {
-                match api.get_opt(name).await? {
-                    None => Ok(()),
-                    Some(_) => bail!("it is still there"),
+                match api.get(name).await {
+                    Ok(_) => bail!("it is still there"),
+                    // Also the answer for a kind that has gone, which `get_opt` does not take for an absence.
+                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                    Err(error) => Err(error.into()),
                 }
             })
             .await?;

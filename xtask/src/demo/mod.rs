@@ -16,6 +16,9 @@ mod scenario;
 mod show;
 mod token;
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +27,7 @@ use crate::google::{Google, Options, Role};
 use crate::tools::{Tool, Tools};
 use ground::Ground;
 use operator::Operator;
+pub use product::build as build_operator;
 use show::Show;
 
 /// Show the main job: a binding becomes a Secret with a fresh token, and a pod gets it mounted.
@@ -42,13 +46,19 @@ pub struct DemoArgs {
     /// Use the cluster of this kubeconfig context instead of starting one
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+    /// Show this idtoken-operator instead of building one
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
 }
 
 /// Runs `cargo xtask demo`.
 pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     // Before the signals are ours: a build of minutes shall end with Ctrl-C as any program does.
     let own_cluster = args.context.is_none();
-    let program = tokio::task::spawn_blocking(product::build).await??;
+    let program = match &args.program {
+        Some(program) => program.clone(),
+        None => tokio::task::spawn_blocking(product::build).await??,
+    };
     let tools = tokio::task::spawn_blocking(move || Tools::find(tools(own_cluster))).await??;
     let mut ends = Ends::new()?;
     let ground = tokio::select! {
@@ -73,12 +83,7 @@ struct Stage {
     _google: Google,
 }
 
-async fn play(
-    args: &DemoArgs,
-    ground: &Ground,
-    program: &std::path::Path,
-    tools: &Tools,
-) -> anyhow::Result<Stage> {
+async fn play(args: &DemoArgs, ground: &Ground, program: &Path, tools: &Tools) -> anyhow::Result<Stage> {
     let google = Google::start(simulated()).await.context("cannot start the simulator of Google's APIs")?;
     let with_webhook = ground.reaches_us();
     let mut show = Show::default();
@@ -158,4 +163,4 @@ impl Ends {
 }
 
 const CALLER: &str = "caller@demo-project.iam.gserviceaccount.com";
-const TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(30);
+const TOKEN_LIFETIME: Duration = Duration::from_secs(30);

@@ -8,12 +8,14 @@ use serde_json::Value;
 
 use crate::progress::Step;
 
-/// Builds the operator as cargo would, and tells where the program is.
-pub(super) fn build() -> anyhow::Result<PathBuf> {
+/// Builds the operator with cargo, and tells where the program is.
+///
+/// With the whole workspace selected, so that it shares the builds of its dependencies with `cargo test --workspace`.
+pub fn build() -> anyhow::Result<PathBuf> {
     let step = Step::start("building idtoken-operator", "minutes the first time, seconds afterwards");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["build", "--locked", "--quiet", "--package", NAME, "--bin", NAME])
+        .args(["build", "--locked", "--quiet", "--workspace", "--bin", NAME])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .stdin(Stdio::null())
