@@ -12,10 +12,11 @@ use crate::{
         decide::{Decision, Facts, attempt_key, is_worth_writing, refuse_self},
         refresh::{Lifetime, ask_again_at, refresh_at, retry_at},
         secret::{Observed, Ours, Owner, Record, conflict, desired, observe, sha256_hex},
-        validate::Wanted,
+        validate::{Source, Wanted},
     },
     telemetry::metrics::{TokenRequest, Write},
     token::RawToken,
+    verify::claims::EmailRule,
 };
 
 /// What came of a visit.
@@ -72,6 +73,7 @@ pub(super) async fn apply(
 }
 
 /// A token was minted.
+#[allow(clippy::large_enum_variant)] // one a visit, and mostly the large one
 enum Minted {
     /// It is in the Secret.
     Published(Ours),
@@ -109,18 +111,19 @@ async fn mint(ctx: &Context, owner: &Owner, wanted: &Wanted, facts: &Facts) -> R
 
 /// Asks the source and verifies its answer.
 async fn obtain(ctx: &Context, wanted: &Wanted) -> Result<(RawToken, Record), Problem> {
-    if wanted.source.expected_email().is_some() {
+    if let Source::Impersonation { .. } = wanted.source {
         let operator = ctx.minter.operator().email().await?;
         refuse_self(&wanted.source, &operator)?;
     }
+    let identity = ctx.minter.identity(&wanted.source).await?;
     let token = ctx.minter.mint(&wanted.source, &wanted.audience).await?;
-    let checked =
-        ctx.verifier.verify(token.expose(), &expectation(wanted), clock::now()).await.map_err(|why| {
-            Problem::transient(
-                Reason::TokenRejected,
-                format!("{}: {why}; it was not published", wanted.source.label()),
-            )
-        })?;
+    let expected = expectation(wanted, EmailRule::Exactly(&identity));
+    let checked = ctx.verifier.verify(token.expose(), &expected, clock::now()).await.map_err(|why| {
+        Problem::transient(
+            Reason::TokenRejected,
+            format!("{}: {why}; it was not published", wanted.source.label()),
+        )
+    })?;
     let record = Record {
         issuer: checked.verified.issuer,
         identity: checked.verified.email,
@@ -162,7 +165,8 @@ async fn publish(
         match written {
             Ok(meta) => {
                 let record = Some(record.clone());
-                return Ok(Minted::Published(Ours { metadata: meta.metadata, record, intact: true }));
+                let ours = Ours { metadata: meta.metadata, record, intact: true };
+                return Ok(Minted::Published(ours));
             }
             Err(error) if matches!(error.code(), Some(404 | 409)) => {
                 let live = secrets::metadata(&ctx.client, &owner.namespace, name)

@@ -9,9 +9,9 @@ use crate::{
     plan::{
         decide::Facts,
         secret::{Observed, Owner, is_intact, observe},
-        validate::Wanted,
+        validate::{Source, Wanted},
     },
-    verify::claims::Rejected,
+    verify::claims::{EmailRule, Rejected},
 };
 
 /// Gathers the facts. `status` is the newest known.
@@ -25,7 +25,7 @@ pub(super) async fn dereference(
     Ok(Facts {
         uid: owner.uid.clone(),
         secret: observe_secret(ctx, owner, wanted, status).await?,
-        was_published: status.secret_resource_version.is_some(),
+        was_published: status.secret_resource_version.is_some() || entry.has_restored(),
         granted: ctx.authorise(owner, wanted),
         attempts: entry.attempts.clone(),
         ask_again: entry.ask_again,
@@ -83,7 +83,11 @@ async fn compare(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Result<Observ
 
 /// Whoever can change the token can change its hash beside it: so the token itself must bear looking at.
 async fn is_believable(ctx: &Context, wanted: &Wanted, token: &str) -> bool {
-    match ctx.verifier.verify(token, &expectation(wanted), crate::clock::now()).await {
+    let email = match &wanted.source {
+        Source::MetadataServer => EmailRule::Verified,
+        Source::Impersonation { service_account, .. } => EmailRule::Exactly(service_account.as_str()),
+    };
+    match ctx.verifier.verify(token, &expectation(wanted, email), crate::clock::now()).await {
         // Old age is no tampering, and keys may have been retired since, or can't be had now.
         Ok(_) | Err(Rejected::Expired(_) | Rejected::UnknownKey | Rejected::KeysUnavailable) => true,
         Err(_) => false,

@@ -75,6 +75,10 @@ impl Entry {
         self.restores = Some((lately.map_or(1, |(count, _)| count.saturating_add(1)), now));
     }
 
+    pub(super) fn has_restored(&self) -> bool {
+        self.restores.is_some()
+    }
+
     /// The first restore is immediate; each further one within 10 minutes waits longer.
     pub(super) fn restore_not_before(&self, uid: &str) -> Option<Timestamp> {
         let (count, last) = self.restores?;

@@ -111,13 +111,9 @@ pub async fn run(
 }
 
 /// What a token of `wanted` must say. All sources of this version have Google as issuer.
-fn expectation(wanted: &Wanted) -> Expectation<'_> {
-    Expectation {
-        issuers: GOOGLE_ISSUERS,
-        keys_of: GOOGLE_ISSUERS[0],
-        audience: wanted.audience.as_str(),
-        email: wanted.source.expected_email().map_or(EmailRule::Verified, |e| EmailRule::Exactly(e.as_str())),
-    }
+fn expectation<'a>(wanted: &'a Wanted, email: EmailRule<'a>) -> Expectation<'a> {
+    let audience = wanted.audience.as_str();
+    Expectation { issuers: GOOGLE_ISSUERS, keys_of: GOOGLE_ISSUERS[0], audience, email }
 }
 
 /// Why a visit ended early. Everything else ends in the binding's status.

@@ -52,6 +52,7 @@ pub(super) async fn status(
     write(ctx, owner, &next).await?;
     entry.wrote_status(seen, next.clone(), now);
     if let Some(event) = status::event(&previous, &next, outcome.problem.as_ref()) {
+        log(owner, &event);
         announce(ctx, binding, event).await;
     }
     Ok(next)
@@ -82,8 +83,9 @@ fn report<'a>(
         source: source_name(&binding.spec.source),
         secret_name: wanted.map_or("", |w| &w.secret.name),
         secret_resource_version: match &outcome.secret {
-            Observed::Ours(ours) => Some(ours.resource_version()),
-            Observed::Absent | Observed::Foreign { .. } => None,
+            // Of a Secret that somebody changed it must not be noted: the next visit would take it for our own work.
+            Observed::Ours(ours) if ours.intact => Some(ours.resource_version()),
+            _ => None,
         },
         record: outcome.secret.record(),
         is_good,
@@ -113,6 +115,15 @@ async fn write(ctx: &Context, owner: &Owner, status: &IdTokenBindingStatus) -> R
         Ok(Err(kube::Error::Api(s))) if s.code == 404 || s.code == 409 => Ok(()), // it is gone
         Ok(Err(error)) => Err(Error::Api(name(), Box::new(error))),
         Err(_) => Err(Error::Timeout(name())),
+    }
+}
+
+fn log(owner: &Owner, event: &status::Event) {
+    let (namespace, name, reason) = (&owner.namespace, &owner.name, event.reason.as_str());
+    if event.is_warning {
+        tracing::warn!(namespace, name, reason, "{}", event.note);
+    } else {
+        tracing::info!(namespace, name, reason, "{}", event.note);
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Facts {
     pub uid: String,
     /// What stands under the Secret's name.
     pub secret: Observed,
-    /// Whether the binding's status tells of a Secret that we wrote.
+    /// Whether we have written a Secret for this binding before.
     pub was_published: bool,
     /// Whether a grant allows it.
     pub granted: Result<(), Problem>,

@@ -35,6 +35,7 @@ pub struct Record {
 
 /// What stands under the name of the binding's Secret.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // one a visit, and mostly the large one
 pub enum Observed {
     /// Nothing.
     Absent,
@@ -222,7 +223,8 @@ fn owners(owner: &Owner, existing: Option<&ObjectMeta>) -> Vec<OwnerReference> {
         name: owner.name.clone(),
         uid: owner.uid.clone(),
         controller: Some(true),
-        block_owner_deletion: Some(true),
+        // Setting it would need the right to update the finalizers of bindings, and nothing here waits for the Secret.
+        block_owner_deletion: None,
     };
     let others = existing.and_then(|m| m.owner_references.clone()).unwrap_or_default();
     others.into_iter().filter(|o| o.uid != owner.uid).chain([ours]).collect()

@@ -46,7 +46,7 @@ pub fn next(previous: &IdTokenBindingStatus, report: Report<'_>, now: Timestamp)
     let mut conditions = previous.conditions.clone();
     let generation = report.generation;
     let mut set = |type_: ConditionType, verdict: Verdict| {
-        set_condition(&mut conditions, type_, verdict, generation, now)
+        set_condition(&mut conditions, type_, verdict, generation, now);
     };
     set(ConditionType::Ready, ready(report));
     set(ConditionType::Degraded, degraded(report));
@@ -108,16 +108,11 @@ pub fn event(
     if outcome(previous) == outcome(next) {
         return None;
     }
-    match problem {
-        Some(problem) => {
-            Some(Event { is_warning: true, reason: problem.reason, note: problem.message.clone() })
-        }
-        None => {
-            let ready =
-                find(&next.conditions, "Ready").filter(|c| c.status == "True" && c.reason == "TokenFresh")?;
-            Some(Event { is_warning: false, reason: Reason::TokenFresh, note: ready.message.clone() })
-        }
+    if let Some(problem) = problem {
+        return Some(Event { is_warning: true, reason: problem.reason, note: problem.message.clone() });
     }
+    let ready = find(&next.conditions, "Ready").filter(|c| c.status == "True" && c.reason == "TokenFresh")?;
+    Some(Event { is_warning: false, reason: Reason::TokenFresh, note: ready.message.clone() })
 }
 
 struct Verdict {
@@ -154,13 +149,11 @@ fn fresh(secret: &str, record: &Record) -> String {
 }
 
 fn degraded(report: Report<'_>) -> Verdict {
-    match report.problem.filter(|_| report.is_good && !report.suspended) {
-        Some(problem) => verdict("True", problem.reason, problem.message.clone()),
-        None => {
-            let Verdict { reason, .. } = ready(report);
-            verdict("False", reason, "")
-        }
+    if let Some(problem) = report.problem.filter(|_| report.is_good && !report.suspended) {
+        return verdict("True", problem.reason, problem.message.clone());
     }
+    let Verdict { reason, .. } = ready(report);
+    verdict("False", reason, "")
 }
 
 fn stalled(report: Report<'_>, conditions: &[Condition], now: Timestamp) -> Verdict {

@@ -138,15 +138,6 @@ impl Source {
         }
     }
 
-    /// The e-mail address that the token must carry, where the source fixes it.
-    #[must_use]
-    pub fn expected_email(&self) -> Option<&ServiceAccountEmail> {
-        match self {
-            Self::MetadataServer => None,
-            Self::Impersonation { service_account, .. } => Some(service_account),
-        }
-    }
-
     /// The name of this source in metrics.
     #[must_use]
     pub fn label(&self) -> &'static str {

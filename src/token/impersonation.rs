@@ -57,11 +57,12 @@ impl Impersonation {
             );
             return Err(google_error::from_reply(&action, &reply, &mend));
         }
-        #[derive(Deserialize)]
-        struct Answer {
-            token: String,
-        }
         let answer: Answer = serde_json::from_slice(&reply.body).map_err(|_| Error::NoToken { action })?;
         Ok(RawToken::new(answer.token))
     }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: String,
 }

@@ -67,7 +67,7 @@ impl AccessToken {
         // Of a shorter life, the last quarter.
         let life = Duration::from_secs(expires_in_seconds.min(12 * 3600));
         let margin = Duration::from_secs(225).min(life / 4);
-        Self { text, fresh_until: Instant::now() + (life - margin) }
+        Self { text, fresh_until: Instant::now() + life.saturating_sub(margin) }
     }
 
     pub(super) fn expose(&self) -> &str {

@@ -47,7 +47,7 @@ impl Jwks {
         Self { http, issuers }
     }
 
-    /// The key `kid` of `issuer`. Fetches when the cache is old, and at most once a minute for a `kid` it lacks. While a
+    /// The key `kid` of `issuer`. Fetches when the cache is old, and at most once a minute for each `kid` it lacks. While a
     /// fetch fails, old keys serve on.
     pub async fn key(&self, issuer: &str, kid: &str) -> KeyLookup {
         let Some(issuer) = self.issuers.get(issuer) else { return KeyLookup::Unavailable };
@@ -76,7 +76,15 @@ struct Issuer {
     keys: ArcSwapOption<KeySet>,
     /// Held across the fetch, on purpose: whoever comes meanwhile waits for that one answer. The fetch is bounded by its
     /// time-out.
-    last_fetch: Mutex<Option<Instant>>,
+    fetches: Mutex<Fetches>,
+}
+
+/// When keys were last asked for.
+#[derive(Debug, Default)]
+struct Fetches {
+    last: Option<Instant>,
+    /// By unknown `kid`; entries older than the pause are dropped.
+    unknown: HashMap<String, Instant>,
 }
 
 #[derive(Debug)]
@@ -87,7 +95,7 @@ struct KeySet {
 
 impl Issuer {
     fn new(url: Uri) -> Self {
-        Self { url, keys: ArcSwapOption::empty(), last_fetch: Mutex::new(None) }
+        Self { url, keys: ArcSwapOption::empty(), fetches: Mutex::default() }
     }
 
     fn fresh(&self) -> Option<Arc<KeySet>> {
@@ -95,19 +103,17 @@ impl Issuer {
     }
 
     async fn refresh(&self, http: &Http, kid: &str) {
-        let mut last_fetch = self.last_fetch.lock().await;
+        let mut fetches = self.fetches.lock().await;
         let fresh = self.fresh();
         if fresh.as_ref().is_some_and(|set| set.keys.contains_key(kid)) {
             return; // somebody else fetched it while we waited
         }
-        let pause = if fresh.is_some() { UNKNOWN_KID_PAUSE } else { FAILURE_PAUSE };
-        if last_fetch.is_some_and(|at| at.elapsed() < pause) {
+        if !fetches.permit(fresh.is_some().then_some(kid), Instant::now()) {
             return;
         }
-        *last_fetch = Some(Instant::now());
         self.fetch(http).await;
         // Pauses begin with the answer: whoever waited through a time-out shares it, instead of beginning one more.
-        *last_fetch = Some(Instant::now());
+        fetches.last = Some(Instant::now());
     }
 
     async fn fetch(&self, http: &Http) {
@@ -118,7 +124,7 @@ impl Issuer {
                     self.keys.store(Some(Arc::new(KeySet { keys, fresh_until })));
                 }
                 None => {
-                    tracing::warn!(url = %self.url, "the issuer's keys are no usable JWKS; the old ones serve on")
+                    tracing::warn!(url = %self.url, "the issuer's keys are no usable JWKS; the old ones serve on");
                 }
             },
             Ok(Ok(reply)) => {
@@ -127,6 +133,24 @@ impl Issuer {
             Ok(Err(error)) => tracing::warn!(url = %self.url, %error, "the issuer's keys can't be fetched"),
             Err(_) => tracing::warn!(url = %self.url, "the issuer's keys can't be fetched: time-out"),
         }
+    }
+}
+
+impl Fetches {
+    /// Whether to ask now; for the sake of an unknown `kid`, once a minute.
+    fn permit(&mut self, unknown: Option<&str>, now: Instant) -> bool {
+        if self.last.is_some_and(|at| now.duration_since(at) < ANY_PAUSE) {
+            return false;
+        }
+        if let Some(kid) = unknown {
+            self.unknown.retain(|_, at| now.duration_since(*at) < UNKNOWN_KID_PAUSE);
+            if self.unknown.contains_key(kid) || self.unknown.len() >= MAX_UNKNOWN_KIDS {
+                return false;
+            }
+            self.unknown.insert(kid.to_owned(), now);
+        }
+        self.last = Some(now);
+        true
     }
 }
 
@@ -183,8 +207,9 @@ fn freshness(headers: &HeaderMap) -> Duration {
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 const UNKNOWN_KID_PAUSE: Duration = Duration::from_secs(60);
-/// Between fetches while there are no fresh keys.
-const FAILURE_PAUSE: Duration = Duration::from_secs(2);
+const MAX_UNKNOWN_KIDS: usize = 64;
+/// Between any two fetches.
+const ANY_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -14,12 +14,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(xtask::demo::DemoArgs),
     Cluster(xtask::cluster::command::ClusterArgs),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Demo(args) => xtask::demo::run(args).await,
         Command::Cluster(args) => xtask::cluster::command::run(args).await,
     };
     match result {

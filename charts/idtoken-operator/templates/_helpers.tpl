@@ -80,7 +80,6 @@ capabilities: {drop: [ALL]}
 
 {{/* Arguments, ports, environment and probes that both programs share. Takes (dict "root" $ "component" "webhook"). */}}
 {{- define "idtoken-operator.commonArgs" -}}
-- --operator-namespace=$(POD_NAMESPACE)
 - --health-addr=0.0.0.0:8081
 - --metrics-addr=0.0.0.0:8080
 - --log-format={{ .root.Values.logFormat }}
@@ -119,9 +118,6 @@ readinessProbe:
 {{- end }}
 {{- with .iamCredentialsUrl }}
 - {{ printf "--iam-credentials-url=%s" . | quote }}
-{{- end }}
-{{- with .stsUrl }}
-- {{ printf "--sts-url=%s" . | quote }}
 {{- end }}
 {{- with .oauthTokenUrl }}
 - {{ printf "--oauth-token-url=%s" . | quote }}

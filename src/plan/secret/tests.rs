@@ -221,7 +221,7 @@ fn a_new_secret_holds_the_token_and_nothing_but_what_is_documented() {
                 },
                 "ownerReferences": [{
                     "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding", "name": "orders",
-                    "uid": "uid-1", "controller": true, "blockOwnerDeletion": true,
+                    "uid": "uid-1", "controller": true,
                 }],
             },
             // base64 of the token, without a newline
@@ -283,7 +283,7 @@ fn a_replacement_names_the_version_it_replaces_and_keeps_what_is_not_ours() {
         json!([
             {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "uid-9"},
             {"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding", "name": "orders", "uid": "uid-1",
-             "controller": true, "blockOwnerDeletion": true},
+             "controller": true},
         ])
     );
 }

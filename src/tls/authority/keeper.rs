@@ -72,7 +72,7 @@ impl Keeper {
             let pause = match self.visit().await {
                 Ok(renew_at) => {
                     backoff.reset();
-                    self.pause(Timestamp::now(), renew_at)
+                    self.pause(crate::clock::now(), renew_at)
                 }
                 Err(error) => {
                     tracing::warn!(secret = self.settings.secret, %error, "certificate authority not kept; trying again");
@@ -88,7 +88,8 @@ impl Keeper {
         for _ in 0..CONFLICTS {
             let secret = call("reading it", self.api.get_opt(&self.settings.secret)).await?;
             let stored = secret.as_ref().and_then(|secret| self.parse(secret));
-            match next(stored.as_ref(), &self.settings.names, Timestamp::now(), &self.settings.lifetimes)? {
+            match next(stored.as_ref(), &self.settings.names, crate::clock::now(), &self.settings.lifetimes)?
+            {
                 Step::Keep { renew_at } => {
                     self.publish(stored)?;
                     return Ok(renew_at);

@@ -1,0 +1,143 @@
+//! What the chart renders, by Helm itself.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::operator::Ports;
+use crate::google::Google;
+
+/// The namespace of the operator.
+pub(super) const NAMESPACE: &str = "idtoken-system";
+/// The name of the release, and of the webhook's registration.
+pub(super) const RELEASE: &str = "idtoken-operator";
+
+/// The objects of the chart.
+#[derive(Debug)]
+pub(super) struct Chart {
+    /// Applied, and established before the others.
+    pub(super) definitions: Vec<DynamicObject>,
+    /// Applied: accounts, RBAC, the webhook's registration.
+    pub(super) others: Vec<DynamicObject>,
+    /// What would run the programs where there are nodes: the demo runs them itself, with the arguments found here.
+    workloads: Vec<DynamicObject>,
+}
+
+impl Chart {
+    /// The arguments that the Deployment gives to the program of `component`.
+    pub(super) fn arguments(&self, component: &str) -> anyhow::Result<Vec<String>> {
+        let name = format!("{RELEASE}-{component}");
+        let deployment = self
+            .workloads
+            .iter()
+            .find(|object| kind(object) == "Deployment" && object.name_any() == name)
+            .with_context(|| format!("the chart renders no Deployment {name}"))?;
+        let arguments = deployment.data.pointer("/spec/template/spec/containers/0/args");
+        let arguments = arguments.with_context(|| format!("the Deployment {name} gives no arguments"))?;
+        Ok(serde_json::from_value(arguments.clone())?)
+    }
+
+    /// How many objects of each kind are applied: `2 CustomResourceDefinition, …`.
+    pub(super) fn summary(&self) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for object in self.definitions.iter().chain(&self.others) {
+            *counts.entry(kind(object)).or_default() += 1;
+        }
+        counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Renders the chart for programs that run on this machine.
+pub(super) async fn render(
+    helm: &Path,
+    google: &Google,
+    ports: &Ports,
+    with_webhook: bool,
+) -> anyhow::Result<Chart> {
+    let directory = tempfile::tempdir()?;
+    let values = directory.path().join("values.json");
+    std::fs::write(&values, values_for(google, ports, with_webhook).to_string())?;
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(RELEASE);
+    let output = Command::new(helm)
+        .args(["template", RELEASE])
+        .arg(&chart)
+        .args(["--namespace", NAMESPACE, "--values"])
+        .arg(&values)
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("cannot run helm")?;
+    ensure!(
+        output.status.success(),
+        "helm can't render the chart {}: {}",
+        chart.display(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    parse(&String::from_utf8(output.stdout).context("helm prints no text")?)
+}
+
+fn values_for(google: &Google, ports: &Ports, with_webhook: bool) -> Value {
+    json!({
+        "logFormat": "text",
+        "webhook": {"enabled": with_webhook, "url": format!("https://127.0.0.1:{}/mutate", ports.webhook)},
+        "endpoints": {
+            "metadataUrl": google.metadata_url(),
+            "iamCredentialsUrl": google.iam_credentials_url(),
+            "oauthTokenUrl": google.oauth_token_url(),
+            "jwksUrls": {"https://accounts.google.com": google.jwks_url()},
+        },
+    })
+}
+
+fn parse(yaml: &str) -> anyhow::Result<Chart> {
+    let mut chart = Chart { definitions: Vec::new(), others: Vec::new(), workloads: Vec::new() };
+    for document in serde_yaml_ng::Deserializer::from_str(yaml) {
+        let value = Value::deserialize(document).context("the chart renders what is no YAML")?;
+        if value.is_null() {
+            continue;
+        }
+        let object: DynamicObject =
+            serde_json::from_value(value).context("the chart renders what is no Kubernetes object")?;
+        match kind(&object) {
+            "CustomResourceDefinition" => chart.definitions.push(object),
+            "Deployment" | "Service" | "PodDisruptionBudget" => chart.workloads.push(object),
+            _ => chart.others.push(object),
+        }
+    }
+    Ok(chart)
+}
+
+fn kind(object: &DynamicObject) -> &str {
+    object.types.as_ref().map_or("", |types| types.kind.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn objects_are_sorted_by_what_is_done_with_them() {
+        let chart = parse(
+            "---\n# only a comment\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a}\n---\n\
+             apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: b}\n---\n\
+             apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: c}\n---\n\
+             apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: idtoken-operator-controller}\n\
+             spec: {template: {spec: {containers: [{args: [controller, --log-format=text]}]}}}\n",
+        )
+        .unwrap();
+        assert_eq!(chart.summary(), "1 CustomResourceDefinition, 2 ServiceAccount");
+        assert_eq!(chart.arguments("controller").unwrap(), ["controller", "--log-format=text"]);
+        assert_eq!(
+            chart.arguments("webhook").unwrap_err().to_string(),
+            "the chart renders no Deployment idtoken-operator-webhook"
+        );
+    }
+}
