@@ -87,3 +87,6 @@ impl Entry {
 }
 
 const RESTORES_FORGOTTEN: SignedDuration = SignedDuration::from_mins(10);
+
+#[cfg(test)]
+mod tests;

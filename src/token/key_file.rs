@@ -27,7 +27,7 @@ pub(super) struct KeyFile {
 }
 
 /// Why a key file can't be used. The texts never hold its content.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// It can't be read.
     #[error("credential file {path} can't be read: {cause}")]

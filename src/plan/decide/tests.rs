@@ -1,4 +1,5 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proptest::prelude::*;
 
 use super::*;
 use crate::plan::{
@@ -330,4 +331,60 @@ fn an_older_token_is_never_written_over_a_newer() {
         assert_eq!(is_worth_writing(Some(&current), &expiring(expires, handled)), expected, "{what}");
     }
     assert!(is_worth_writing(None, &expiring("2026-01-01T10:30:00Z", None)), "nothing is there");
+}
+
+/// A time of the two hours after 10:00, or none.
+fn moment() -> impl Strategy<Value = Option<Timestamp>> {
+    proptest::option::of((0_i64..7200).prop_map(|s| Timestamp::from_second(1_767_261_600 + s).unwrap()))
+}
+
+fn any_facts() -> impl Strategy<Value = Facts> {
+    let secret = prop_oneof![
+        Just(Observed::Absent),
+        Just(Observed::Foreign { owner: "x".to_owned() }),
+        Just(ours(record())),
+        Just(ours(Record { spec_hash: "spec-0".to_owned(), ..record() })),
+        Just(tampered(record())),
+    ];
+    (secret, any::<bool>(), any::<bool>(), moment(), moment(), moment()).prop_map(
+        |(secret, granted, was_published, failed_until, ask_again, restore_not_before)| Facts {
+            granted: if granted { Ok(()) } else { Err(not_granted()) },
+            was_published,
+            attempts: failed_until.map(|not_before| Attempts { not_before, ..failed("spec-1/") }),
+            ask_again,
+            restore_not_before,
+            ..facts(secret)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_decision_waits_for_the_past_and_none_oversteps(facts in any_facts(), now in moment()) {
+        let now = now.unwrap_or_else(|| at("2026-01-01T10:00:00Z"));
+        match decide(&wanted(), &facts, now) {
+            Decision::Rest => prop_assert!(false, "nobody suspended it"),
+            Decision::Keep { next } => {
+                prop_assert!(next > now);
+                prop_assert_eq!(&facts.secret, &ours(record()));
+                prop_assert!(now < at("2026-01-01T11:00:00Z"));
+                prop_assert!(facts.granted.is_ok());
+            }
+            Decision::Wait { until, .. } => {
+                prop_assert!(until.is_some_and(|t| t > now));
+                prop_assert!(facts.granted.is_ok());
+            }
+            Decision::Refuse(problem) => {
+                let foreign = matches!(facts.secret, Observed::Foreign { .. });
+                prop_assert_eq!(problem.reason == Reason::SecretConflict, foreign);
+                prop_assert!(foreign || facts.granted.is_err());
+            }
+            Decision::Mint { .. } => {
+                let foreign = matches!(facts.secret, Observed::Foreign { .. });
+                prop_assert!(!foreign && facts.granted.is_ok());
+            }
+        }
+    }
 }
