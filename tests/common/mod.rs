@@ -60,6 +60,8 @@ pub struct World {
     pub environment: Vec<(String, String)>,
     /// Ports of health and metrics of the newest controller.
     pub controller_port: u16,
+    /// Port of health and metrics of the newest webhook.
+    pub webhook_health_port: u16,
     /// Output of processes that have ended.
     pub old_logs: Vec<PathBuf>,
     started: u32,
@@ -106,6 +108,7 @@ impl World {
             flags: Vec::new(),
             environment: Vec::new(),
             controller_port: 0,
+            webhook_health_port: 0,
             old_logs: Vec::new(),
             started: 0,
         };
@@ -243,6 +246,7 @@ impl World {
         self.started += 1;
         let log = self.directory.path().join(format!("webhook-{}.log", self.started));
         self.webhooks.push(program.spawn(&log).unwrap());
+        self.webhook_health_port = health_port;
         self.wait_ready(health_port).await;
     }
 

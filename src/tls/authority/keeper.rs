@@ -25,7 +25,7 @@ pub struct Settings {
     pub names: Vec<String>,
     /// How long things live.
     pub lifetimes: Lifetimes,
-    /// How often to look whether another replica was faster: 60 s, except in tests.
+    /// How often to look whether another replica was faster, or the Secret is gone.
     pub poll: Duration,
 }
 
@@ -88,8 +88,7 @@ impl Keeper {
         for _ in 0..CONFLICTS {
             let secret = call("reading it", self.api.get_opt(&self.settings.secret)).await?;
             let stored = secret.as_ref().and_then(|secret| self.parse(secret));
-            match next(stored.as_ref(), &self.settings.names, crate::clock::now(), &self.settings.lifetimes)?
-            {
+            match self.step(stored.as_ref(), crate::clock::now())? {
                 Step::Keep { renew_at } => {
                     self.publish(stored)?;
                     return Ok(renew_at);
@@ -106,12 +105,21 @@ impl Keeper {
         Err(VisitError::Contended)
     }
 
+    /// A Secret that is gone or damaged gets back what was in it, if this replica knows: the other replicas serve that, and
+    /// the API server trusts it, so that no request fails meanwhile.
+    fn step(&self, stored: Option<&Stored>, now: Timestamp) -> Result<Step, IssueError> {
+        match (stored, &self.published) {
+            (None, Some(known)) => Ok(Step::Write(Box::new(known.clone()))),
+            (stored, _) => next(stored, &self.settings.names, now, &self.settings.lifetimes),
+        }
+    }
+
     fn parse(&self, secret: &Secret) -> Option<Stored> {
         let data = secret.data.as_ref().filter(|data| !data.is_empty())?;
         Stored::parse(data)
             .inspect_err(|reason| {
                 let secret = &self.settings.secret;
-                tracing::warn!(secret, %reason, "certificate authority is damaged: making a new one");
+                tracing::warn!(secret, %reason, "certificate authority is damaged");
             })
             .ok()
     }
