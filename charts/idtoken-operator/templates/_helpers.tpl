@@ -119,9 +119,6 @@ readinessProbe:
 {{- with .iamCredentialsUrl }}
 - {{ printf "--iam-credentials-url=%s" . | quote }}
 {{- end }}
-{{- with .stsUrl }}
-- {{ printf "--sts-url=%s" . | quote }}
-{{- end }}
 {{- with .oauthTokenUrl }}
 - {{ printf "--oauth-token-url=%s" . | quote }}
 {{- end }}
