@@ -1,5 +1,6 @@
 //! The cluster that the demo plays on: one of its own, or the user's.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -66,11 +67,7 @@ impl Ground {
 
     /// Whether the API server can call a webhook on our loopback: where its own address is there, it should.
     pub(super) fn reaches_us(&self) -> bool {
-        let host = self.server.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
-        host.is_some_and(|host| {
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-        })
+        is_on_loopback(&self.server)
     }
 
     /// The line that points kubectl at the cluster.
@@ -194,6 +191,14 @@ impl Ground {
     }
 }
 
+fn is_on_loopback(server: &str) -> bool {
+    let host = server.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+    host.is_some_and(|host| {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
+}
+
 /// The resource of an object's kind; the kinds here all have regular plurals.
 pub(super) fn resource(object: &DynamicObject) -> anyhow::Result<ApiResource> {
     let types = object.types.as_ref().context("an object without a kind")?;
@@ -221,3 +226,39 @@ fn with_token(kubeconfig: &Kubeconfig, context: &str, token: String) -> anyhow::
 const FIELD_MANAGER: &str = "idtoken-demo";
 const USER: &str = "service-account";
 const REMOVAL: Duration = Duration::from_secs(90);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn only_an_api_server_on_this_machine_can_call_us() {
+        for server in ["https://127.0.0.1:6443/", "https://localhost:6443", "https://[::1]:6443"] {
+            assert!(is_on_loopback(server), "{server}");
+        }
+        for server in
+            ["https://10.0.0.1:6443/", "https://kubernetes.example.com", "https://localhost.example.com", ""]
+        {
+            assert!(!is_on_loopback(server), "{server}");
+        }
+    }
+
+    #[test]
+    fn a_programs_kubeconfig_has_nobody_elses_credentials() {
+        let kubeconfig = Kubeconfig::from_yaml(
+            "current-context: b\n\
+             contexts: [{name: a, context: {cluster: one, user: admin}}, {name: b, context: {cluster: two, user: b}}]\n\
+             clusters: [{name: one, cluster: {server: 'https://one'}}, {name: two, cluster: {server: 'https://two'}}]\n\
+             users: [{name: admin, user: {client-key-data: c2VjcmV0}}, {name: b, user: {}}]\n",
+        )
+        .unwrap();
+        let text =
+            serde_yaml_ng::to_string(&with_token(&kubeconfig, "a", "short".to_owned()).unwrap()).unwrap();
+        assert!(text.contains("current-context: a\n") && text.contains("server: https://one\n"), "{text}");
+        assert!(text.contains("token: short\n"), "{text}");
+        assert!(!text.contains("two") && !text.contains("c2VjcmV0") && !text.contains("admin"), "{text}");
+        assert!(with_token(&kubeconfig, "c", String::new()).is_err());
+    }
+}

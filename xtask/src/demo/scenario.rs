@@ -17,6 +17,7 @@ use super::ground::{Ground, resource};
 use super::observe::{condition, conditions, expect, until};
 use super::show::{Show, table};
 use super::token::Claims;
+use crate::clock::now;
 
 /// Puts what the chart renders into the cluster.
 pub(super) async fn install(show: &mut Show, ground: &Ground, chart: &Chart) -> anyhow::Result<()> {
@@ -253,11 +254,6 @@ fn named(list: &Value, name: &str) -> Value {
 
 fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
-#[allow(clippy::disallowed_methods)] // the demo shows real time
-fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 const DEMO: &str = "idtoken-demo";

@@ -92,9 +92,9 @@ fn aligned(lines: &[Vec<String>]) -> String {
         .map(|column| lines.iter().filter_map(|line| line.get(column)).map(String::len).max().unwrap_or(0))
         .collect();
     let drawn = lines.iter().map(|line| {
-        let cells: String =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}   ")).collect();
-        cells.trim_end().to_owned()
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("   ").trim_end().to_owned()
     });
     drawn.collect::<Vec<_>>().join("\n")
 }

@@ -15,6 +15,7 @@ use super::log::Log;
 use super::options::{Mode, Options};
 use super::policy::{Grant, Identity, Permission, permits};
 use super::token::AccessToken;
+use crate::clock;
 
 /// Everything behind the listeners.
 pub(super) struct Simulator {
@@ -69,7 +70,7 @@ impl AccountKeys {
 
 impl Simulator {
     pub(super) fn new(options: Options, origins: Origins) -> anyhow::Result<Self> {
-        let first_key = SigningKey::generate(GOOGLE_COMMON_NAME, Timestamp::now())?;
+        let first_key = SigningKey::generate(GOOGLE_COMMON_NAME, clock::now())?;
         let settings = Settings {
             id_token_lifetime: options.id_token_lifetime,
             access_token_lifetime: options.access_token_lifetime,
@@ -98,7 +99,7 @@ impl Simulator {
 
     /// The simulator's wall clock.
     pub(super) fn now(&self) -> Timestamp {
-        Timestamp::now() + SignedDuration::from_secs(self.clock_offset.load(Ordering::SeqCst))
+        clock::now() + SignedDuration::from_secs(self.clock_offset.load(Ordering::SeqCst))
     }
 
     /// Lets time pass here and nowhere else.

@@ -29,7 +29,9 @@ pub(super) fn scan(binaries: &[Binary], report: &mut Report) -> anyhow::Result<V
                     fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
                 let (found, problems) = parse(&file, &text);
                 declared.extend(found);
-                problems.into_iter().for_each(|problem| report.problem(problem));
+                for problem in problems {
+                    report.problem(problem);
+                }
             }
         }
     }

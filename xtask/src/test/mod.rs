@@ -121,7 +121,7 @@ fn run_tier(tier: Tier, suites: &[Suite], report: &mut Report) {
     let environment = match needs::of(tier) {
         Ok(environment) => environment,
         Err(error) => {
-            report.left_out(tier, expected, format!("{error:#}"));
+            report.left_out(tier, expected, &format!("{error:#}"));
             return;
         }
     };

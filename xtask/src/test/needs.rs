@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::Tier;
 use crate::progress::Step;
@@ -36,9 +38,8 @@ pub(super) fn of(tier: Tier) -> anyhow::Result<Environment> {
 
 /// A virtual environment with Google's libraries, made once for each set of versions.
 fn python() -> anyhow::Result<PathBuf> {
-    let name: String =
-        digest(&SHA256, REQUIREMENTS.as_bytes()).as_ref()[..6].iter().map(|b| format!("{b:02x}")).collect();
-    let directory = cache_directory()?.join(format!("python-{name}"));
+    let hash = BASE64_URL_SAFE_NO_PAD.encode(&digest(&SHA256, REQUIREMENTS.as_bytes()).as_ref()[..9]);
+    let directory = cache_directory()?.join(format!("python-{hash}"));
     let finished = directory.join("finished");
     fs::create_dir_all(&directory)?;
     let lock = File::create(directory.join("lock"))?;

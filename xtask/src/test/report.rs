@@ -64,7 +64,7 @@ impl Report {
         self.problems.extend(failed);
     }
 
-    pub(super) fn left_out(&mut self, tier: Tier, tests: usize, why: String) {
+    pub(super) fn left_out(&mut self, tier: Tier, tests: usize, why: &str) {
         self.tiers.entry(tier).or_default().left_out += tests;
         self.left_out.push(format!("{}, {tests} tests: {why}", tier.name()));
     }
@@ -176,7 +176,7 @@ mod tests {
         for (require_all, success) in [(false, true), (true, false)] {
             let mut report = Report::new(require_all);
             ran(&mut report, Tier::Unit, 7, 0);
-            report.left_out(Tier::Clients, 3, "there is no python3".to_owned());
+            report.left_out(Tier::Clients, 3, "there is no python3");
             let text = report.text(Duration::from_secs(61));
             assert!(text.contains("\n  clients, 3 tests: there is no python3\n"), "{text}");
             assert!(text.ends_with("\n\n7 passed, 0 failed, 3 skipped\n"), "{text}");

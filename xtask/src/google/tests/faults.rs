@@ -1,4 +1,6 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::super::{Endpoint, Fault, Role};
 use super::*;
@@ -169,7 +171,7 @@ async fn spoilt_claims_are_signed_all_the_same() {
 #[tokio::test]
 async fn spoilt_times_keep_the_life() {
     let (google, bearer) = start().await;
-    let now = jiff::Timestamp::now().as_second();
+    let now = crate::clock::now().as_second();
     for (fault, expected) in [(Fault::ExpiredToken, -600 - 3600), (Fault::FutureIat, 3600)] {
         let (token, verified) = spoilt(&google, &bearer, fault).await;
         let (issued, end) =

@@ -173,7 +173,7 @@ async fn being_an_account_is_no_permission_to_mint_for_it() {
 async fn invalid_arguments_are_named() {
     let (google, bearer) = start().await;
     let caller = "caller@demo-project.iam.gserviceaccount.com";
-    let far = jiff::Timestamp::now().as_second() + 13 * 3600;
+    let far = crate::clock::now().as_second() + 13 * 3600;
     let cases = [
         ("generateIdToken", json!({}), "audience"),
         ("generateIdToken", json!({ "audience": "" }), "audience"),
@@ -251,7 +251,7 @@ async fn an_access_token_makes_its_holder_the_account() {
     let answer = call_iam(&google, &bearer, method, body).await;
     assert_eq!(answer.status, 200);
     let end: jiff::Timestamp = answer.text("expireTime").parse().unwrap();
-    let left = end.as_second() - jiff::Timestamp::now().as_second();
+    let left = end.as_second() - crate::clock::now().as_second();
     assert!((595..=600).contains(&left), "{left}");
 
     let callers_own = answer.text("accessToken");

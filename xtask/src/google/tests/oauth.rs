@@ -34,7 +34,7 @@ impl KeyFile {
     }
 
     fn claims(&self) -> Value {
-        let now = jiff::Timestamp::now().as_second();
+        let now = crate::clock::now().as_second();
         json!({ "iss": CALLER, "aud": self.0["token_uri"], "iat": now, "exp": now + 3600, "target_audience": AUDIENCE })
     }
 }
@@ -113,14 +113,14 @@ async fn an_assertion_with_a_scope_gives_an_access_token() {
 #[tokio::test]
 async fn bad_assertions_are_refused_in_googles_words() {
     let (google, key) = KeyFile::create().await;
-    let now = jiff::Timestamp::now().as_second();
+    let now = crate::clock::now().as_second();
     let with = |name: &str, value: Value| {
         let mut claims = key.claims();
         claims[name] = value;
         key.sign(&claims)
     };
     let short = "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.";
-    let stranger = SigningKey::generate("stranger", jiff::Timestamp::now()).unwrap();
+    let stranger = SigningKey::generate("stranger", crate::clock::now()).unwrap();
     let cases = [
         (stranger.sign(&key.claims()), "invalid_grant", "Invalid JWT Signature."),
         (with("iss", json!("nobody@example.com")), "invalid_grant", "Invalid grant: account not found"),

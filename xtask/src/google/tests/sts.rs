@@ -19,7 +19,7 @@ struct Cluster {
 
 impl Cluster {
     async fn start(change: impl FnOnce(Provider) -> Provider) -> Self {
-        let key = SigningKey::generate("cluster", jiff::Timestamp::now()).unwrap();
+        let key = SigningKey::generate("cluster", crate::clock::now()).unwrap();
         let keys = jwks_of(std::iter::once(&key));
         let pool = Provider::pool(123_456_789_012, "pool", "cluster", ISSUER).with_jwks(keys.clone());
         let mut gke = Provider::gke("demo-project", 123_456_789_012, "europe-west1", "demo").with_jwks(keys);
@@ -53,7 +53,7 @@ fn fields<'a>(audience: &'a str, token: &'a str) -> [(&'a str, &'a str); 6] {
 }
 
 fn pod_claims(audience: &str) -> Value {
-    let now = jiff::Timestamp::now().as_second();
+    let now = crate::clock::now().as_second();
     json!({
         "iss": ISSUER, "sub": "system:serviceaccount:shop:app", "aud": [audience], "iat": now - 10, "exp": now + 900,
     })
@@ -138,7 +138,7 @@ async fn es256_is_taken_too() {
 #[tokio::test]
 async fn bad_subject_tokens_are_invalid_grants() {
     let cluster = Cluster::start(|pool| pool).await;
-    let now = jiff::Timestamp::now().as_second();
+    let now = crate::clock::now().as_second();
     let with = |name: &str, value: Value| {
         let mut claims = pod_claims(POOL_AUDIENCE);
         claims[name] = value;
@@ -173,7 +173,7 @@ async fn bad_subject_tokens_are_invalid_grants() {
 #[tokio::test]
 async fn signatures_count_where_keys_are_given() {
     let cluster = Cluster::start(|pool| pool).await;
-    let stranger = SigningKey::generate("stranger", jiff::Timestamp::now()).unwrap();
+    let stranger = SigningKey::generate("stranger", crate::clock::now()).unwrap();
     let unknown = cluster.exchange(POOL_AUDIENCE, &stranger.sign(&pod_claims(POOL_AUDIENCE))).await;
     assert_eq!(
         unknown.json(),
