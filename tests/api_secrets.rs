@@ -164,7 +164,7 @@ async fn an_immutable_secret_of_ours_is_told_with_the_way_out() {
     world.secrets().patch("orders-idtoken", &PatchParams::default(), &patch).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
     world.request_refresh("orders").await;
-    let degraded = world.wait_condition("orders", "Degraded=True/SecretWriteFailed").await;
+    let degraded = world.wait_condition("orders", "Degraded=True/SecretUnavailable").await;
     assert!(
         message(&degraded, "Degraded").contains("delete it and it comes back"),
         "{}",

@@ -2,6 +2,8 @@
 //!
 //! Sources: RFC 7515 and 7519; Google's claims: GF 1.3, 2.1 and 6.1.
 
+use std::fmt;
+
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use serde::{
@@ -41,7 +43,6 @@ pub enum EmailRule<'a> {
 }
 
 /// A token taken apart. Nothing of it has been checked but its form and its algorithm.
-#[derive(Debug)]
 pub struct Parsed<'t> {
     /// Header and payload as signed.
     pub signing_input: &'t str,
@@ -144,6 +145,12 @@ pub enum Rejected {
     /// The keys can't be had, and `--require-signature` is set.
     #[error("the issuer's keys can't be fetched, and --require-signature is set")]
     KeysUnavailable,
+}
+
+impl fmt::Debug for Parsed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Parsed([redacted])") // its parts are the token
+    }
 }
 
 /// Takes `raw` apart.

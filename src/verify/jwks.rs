@@ -57,7 +57,12 @@ impl Jwks {
         issuer.refresh(&self.http, kid).await;
         match issuer.keys.load_full() {
             None => KeyLookup::Unavailable,
-            Some(set) => set.keys.get(kid).cloned().map_or(KeyLookup::UnknownKid, KeyLookup::Found),
+            Some(set) => match set.keys.get(kid) {
+                Some(key) => KeyLookup::Found(key.clone()),
+                None if set.is_fresh() => KeyLookup::UnknownKid,
+                // Keys that are too old to be asked say nothing about a newer one.
+                None => KeyLookup::Unavailable,
+            },
         }
     }
 }
@@ -93,13 +98,19 @@ struct KeySet {
     fresh_until: Instant,
 }
 
+impl KeySet {
+    fn is_fresh(&self) -> bool {
+        Instant::now() < self.fresh_until
+    }
+}
+
 impl Issuer {
     fn new(url: Uri) -> Self {
         Self { url, keys: ArcSwapOption::empty(), fetches: Mutex::default() }
     }
 
     fn fresh(&self) -> Option<Arc<KeySet>> {
-        self.keys.load_full().filter(|set| Instant::now() < set.fresh_until)
+        self.keys.load_full().filter(|set| set.is_fresh())
     }
 
     async fn refresh(&self, http: &Http, kid: &str) {

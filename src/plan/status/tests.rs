@@ -315,7 +315,7 @@ fn a_failure_that_outlasts_its_token_is_still_stalled() {
 #[test]
 fn what_heals_by_itself_is_never_stalled() {
     for reason in
-        [Reason::SourceUnavailable, Reason::QuotaExceeded, Reason::TokenRejected, Reason::SecretWriteFailed]
+        [Reason::SourceUnavailable, Reason::QuotaExceeded, Reason::TokenRejected, Reason::SecretUnavailable]
     {
         let problem = Problem::transient(reason, "wait");
         let first = next(&unseen(), failed(&problem), at("2026-01-01T10:00:00Z"));
