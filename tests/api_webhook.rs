@@ -9,7 +9,7 @@ use common::{World, google_options, http_get, impersonation};
 use idtoken_operator::api::IdTokenBinding;
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use xtask::cluster::ClusterOptions;
@@ -263,21 +263,22 @@ async fn doubts_are_warnings_and_default_names_are_mounted() {
 async fn a_binding_created_just_before_its_pod_is_found() {
     let world = with_webhook().await;
     let mut spec = impersonation();
-    // One call for the pair, and names that only the binding itself can tell.
+    // Names that only the binding itself can tell, asked for before the watch can have delivered it.
     for round in 0..10 {
         let name = format!("new-{round}");
         spec["secret"] = json!({"name": format!("secret-{round}"), "key": "jwt"});
         world.bind(&name, &spec).await;
         let asked = serde_json::from_value(pod(&name, &json!({"inject": name}))).unwrap();
         let api = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(world.client.clone(), "shop");
-        let created = serde_json::to_value(api.create(&Default::default(), &asked).await.unwrap()).unwrap();
+        let created =
+            serde_json::to_value(api.create(&PostParams::default(), &asked).await.unwrap()).unwrap();
         assert_eq!(
             created["spec"]["volumes"][0]["projected"]["sources"][0]["secret"],
             json!({"name": format!("secret-{round}"), "items": [{"key": "jwt", "path": format!("new-{round}/token")}]})
         );
     }
     let bindings = Api::<IdTokenBinding>::namespaced(world.client.clone(), "shop");
-    assert_eq!(bindings.list(&Default::default()).await.unwrap().items.len(), 10);
+    assert_eq!(bindings.list(&ListParams::default()).await.unwrap().items.len(), 10);
     world.end().await;
 }
 
