@@ -250,7 +250,7 @@ async fn try_case(world: &World, fixture: &Fixture, case: &Case, number: usize) 
             Ok(_) => wrong.push(format!("{}: {change} is accepted", case.about)),
             Err(found) if expected == found.as_str() => {}
             Err(found) => {
-                wrong.push(format!("{}: {change}\n expected {expected}\n    found {found}", case.about))
+                wrong.push(format!("{}: {change}\n expected {expected}\n    found {found}", case.about));
             }
         }
     }

@@ -12,7 +12,10 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{IssueError, Lifetimes, Step, Stored, next};
-use crate::tls::resolver::{CertificateError, HotCert};
+use crate::{
+    clock,
+    tls::resolver::{CertificateError, HotCert},
+};
 
 /// Where the authority is kept and what it certifies.
 #[derive(Debug, Clone)]
@@ -72,7 +75,7 @@ impl Keeper {
             let pause = match self.visit().await {
                 Ok(renew_at) => {
                     backoff.reset();
-                    self.pause(crate::clock::now(), renew_at)
+                    self.pause(clock::now(), renew_at)
                 }
                 Err(error) => {
                     tracing::warn!(secret = self.settings.secret, %error, "certificate authority not kept; trying again");
@@ -88,7 +91,7 @@ impl Keeper {
         for _ in 0..CONFLICTS {
             let secret = call("reading it", self.api.get_opt(&self.settings.secret)).await?;
             let stored = secret.as_ref().and_then(|secret| self.parse(secret));
-            match self.step(stored.as_ref(), crate::clock::now())? {
+            match self.step(stored.as_ref(), clock::now())? {
                 Step::Keep { renew_at } => {
                     self.publish(stored)?;
                     return Ok(renew_at);
