@@ -62,6 +62,7 @@ async fn deleted_and_tampered_secrets_come_back() {
         json!({"data": {"id_token": null}}),
         json!({"metadata": {"annotations": {"idtoken.dev/token-sha256": "0".repeat(64)}}}),
         json!({"metadata": {"annotations": {"idtoken.dev/expiration-time": null}}}),
+        json!({"metadata": {"annotations": {"idtoken.dev/expiration-time": "2030-01-01T00:00:00Z"}}}),
         // A forger who mends the hash too: the token itself gives him away.
         json!({"data": {"id_token": BASE64_STANDARD.encode("a.b.c")}, "metadata": {"annotations": {
             "idtoken.dev/token-sha256": idtoken_operator::plan::secret::sha256_hex(b"a.b.c")}}}),

@@ -82,14 +82,14 @@ pub fn is_worth_writing(
     if previous == next {
         return false;
     }
-    if (IdTokenBindingStatus { next_refresh_time: next.next_refresh_time, ..previous.clone() }) == *next {
-        return since_write.is_none_or(|t| t >= SignedDuration::from_mins(1));
-    }
-    let failing = next.conditions.iter().any(|c| c.type_ == "Degraded" && c.status == "True")
-        || next.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False");
-    !failing
-        || essence(previous) != essence(next)
-        || since_write.is_none_or(|t| t >= SignedDuration::from_mins(15))
+    let is = |type_, status: &str| find(&next.conditions, type_).is_some_and(|c| c.status == status);
+    let pause = if is("Degraded", "True") || is("Ready", "False") { FAILING_PAUSE } else { WELL_PAUSE };
+    let differs = if pause == FAILING_PAUSE {
+        essence(previous) != essence(next)
+    } else {
+        (IdTokenBindingStatus { next_refresh_time: next.next_refresh_time, ..previous.clone() }) != *next
+    };
+    differs || since_write.is_none_or(|t| t >= pause)
 }
 
 /// When a failure that has lasted `since` becomes `Stalled`; `None`: it doesn't, or has already.
@@ -231,6 +231,10 @@ fn essence(status: &IdTokenBindingStatus) -> IdTokenBindingStatus {
     status
 }
 
+/// Between two writes for the sake of a lasting failure's words and times.
+const FAILING_PAUSE: SignedDuration = SignedDuration::from_mins(15);
+/// Between two writes for the sake of the time of the next request alone.
+const WELL_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 const STALL_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
 #[cfg(test)]

@@ -13,13 +13,13 @@ fn status(secret: &str) -> IdTokenBindingStatus {
 
 /// Milliseconds from the last restore to the next.
 fn pause(entry: &Entry, last: &str) -> i128 {
-    entry.restore_not_before("uid-1").unwrap().duration_since(at(last)).as_millis()
+    entry.restore_not_before("uid-1", at(last)).unwrap().duration_since(at(last)).as_millis()
 }
 
 #[test]
 fn the_first_restore_is_immediate_and_each_further_one_waits_longer() {
     let mut entry = Entry::default();
-    assert_eq!(entry.restore_not_before("uid-1"), None);
+    assert_eq!(entry.restore_not_before("uid-1", at("2026-01-01T10:00:00Z")), None);
     let mut pauses = Vec::new();
     for minute in 0..9 {
         let now = format!("2026-01-01T10:0{minute}:00Z");
@@ -58,10 +58,38 @@ fn a_status_that_was_replaced_is_known_to_be_old() {
 #[test]
 fn only_what_lives_is_remembered() {
     let memory = Memory::default();
-    let entry = Entry { ask_again: Some(at("2026-01-01T10:00:00Z")), ..Entry::default() };
+    let entry = Entry { status_written: Some(at("2026-01-01T10:00:00Z")), ..Entry::default() };
     memory.keep("alive", entry.clone());
     memory.keep("gone", entry);
     memory.prune(&HashSet::from(["alive".to_owned(), "new".to_owned()]));
-    assert_eq!(memory.of("alive").ask_again, Some(at("2026-01-01T10:00:00Z")));
-    assert_eq!(memory.of("gone").ask_again, None);
+    assert_eq!(memory.of("alive").status_written, Some(at("2026-01-01T10:00:00Z")));
+    assert_eq!(memory.of("gone").status_written, None);
+}
+
+#[test]
+fn a_chain_of_old_copies_is_known_too() {
+    let mut entry = Entry::default();
+    let now = at("2026-01-01T10:00:00Z");
+    entry.wrote_status(status("1"), status("2"), now);
+    entry.wrote_status(status("1"), status("3"), now);
+    for old in ["1", "2", "3"] {
+        assert_eq!(entry.status(&status(old)), &status("3"));
+    }
+    entry.wrote_status(status("9"), status("10"), now);
+    assert_eq!(entry.status(&status("2")), &status("2"), "somebody else began anew");
+}
+
+#[test]
+fn a_lasting_failure_counts_from_its_first_of_the_kind_and_generation() {
+    let mut entry = Entry::default();
+    let denied = Problem::slow(crate::api::Reason::SourceDenied, "403");
+    let missing = Problem::on_change(crate::api::Reason::NotGranted, "no grant");
+    let passing = Problem::transient(crate::api::Reason::SourceUnavailable, "503");
+    let (ten, eleven, twelve) =
+        (at("2026-01-01T10:00:00Z"), at("2026-01-01T11:00:00Z"), at("2026-01-01T12:00:00Z"));
+    assert_eq!(entry.failing_since(Some(&passing), Some(1), ten), None);
+    assert_eq!(entry.failing_since(Some(&denied), Some(1), eleven), Some(eleven), "not since the other kind");
+    assert_eq!(entry.failing_since(Some(&missing), Some(1), twelve), Some(eleven), "another of the kind");
+    assert_eq!(entry.failing_since(Some(&denied), Some(2), twelve), Some(twelve), "another generation");
+    assert_eq!(entry.failing_since(None, Some(2), twelve), None);
 }

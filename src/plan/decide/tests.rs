@@ -5,7 +5,7 @@ use super::*;
 use crate::plan::{
     Retry,
     refresh::Lifetime,
-    secret::Ours,
+    secret::{Other, Ours},
     validate::{Audience, SecretSpec, ServiceAccountEmail},
 };
 
@@ -81,14 +81,19 @@ fn not_granted() -> Problem {
     Problem::on_change(Reason::NotGranted, "no grant")
 }
 
-/// A failure of the spec with the given hash, not to be tried again before 10:50.
-fn failed(spec_hash: &str) -> Attempts {
-    Attempts {
-        failures: 3,
-        not_before: at("2026-01-01T10:50:00Z"),
-        spec_hash: spec_hash.to_owned(),
-        problem: unavailable(),
-    }
+/// Something with the given key was done at 9:59 and rests until the given time.
+fn pause(key: &str, until: &str) -> Pause {
+    Pause { key: key.to_owned(), noted_at: at("2026-01-01T09:59:00Z"), until: at(until) }
+}
+
+/// What is wanted was asked for, and is not to be asked for again before the given time.
+fn again_at(until: &str) -> Option<Pause> {
+    Some(pause("spec-1//{}{}", until))
+}
+
+/// A failure of what has the given key, not to be tried again before 10:50.
+fn failed(key: &str) -> Attempts {
+    Attempts { failures: 3, pause: pause(key, "2026-01-01T10:50:00Z"), problem: unavailable() }
 }
 
 #[test]
@@ -112,11 +117,11 @@ fn a_good_token_is_kept_until_its_refresh_so_that_a_restart_mints_nothing() {
 #[test]
 fn a_suspended_binding_rests_whatever_else_holds() {
     let wanted = Wanted { suspend: true, ..wanted() };
-    let foreign = Observed::Foreign { owner: "Deployment x".to_owned() };
+    let foreign = Observed::Foreign(Other::Else("Deployment x".to_owned()));
     for secret in [Observed::Absent, foreign, ours(record()), tampered(record())] {
         let facts = Facts {
             granted: Err(not_granted()),
-            attempts: Some(failed("spec-1/")),
+            attempts: Some(failed("spec-1//{}{}")),
             was_published: true,
             ..facts(secret)
         };
@@ -126,10 +131,10 @@ fn a_suspended_binding_rests_whatever_else_holds() {
 
 #[test]
 fn somebody_elses_secret_is_refused_before_anything_but_suspension() {
-    let foreign = Observed::Foreign { owner: "Deployment shop".to_owned() };
+    let foreign = Observed::Foreign(Other::Else("Deployment shop".to_owned()));
     let facts = Facts {
         granted: Err(not_granted()),
-        attempts: Some(failed("spec-1/")),
+        attempts: Some(failed("spec-1//{}{}")),
         was_published: true,
         ..facts(foreign)
     };
@@ -150,7 +155,7 @@ fn without_a_grant_nothing_is_minted_and_nothing_kept_quietly() {
     for secret in [Observed::Absent, ours(record()), tampered(record())] {
         let facts = Facts {
             granted: Err(not_granted()),
-            attempts: Some(failed("spec-1/")),
+            attempts: Some(failed("spec-1//{}{}")),
             was_published: true,
             ..facts(secret)
         };
@@ -161,7 +166,7 @@ fn without_a_grant_nothing_is_minted_and_nothing_kept_quietly() {
 
 #[test]
 fn a_good_token_is_kept_although_an_earlier_try_failed() {
-    let facts = Facts { attempts: Some(failed("spec-1/")), ..facts(ours(record())) };
+    let facts = Facts { attempts: Some(failed("spec-1//{}{}")), ..facts(ours(record())) };
     let decision = decide(&wanted(), &facts, at("2026-01-01T10:10:00Z"));
     assert_eq!(decision, Decision::Keep { next: at(REFRESH) });
 }
@@ -170,7 +175,7 @@ fn a_good_token_is_kept_although_an_earlier_try_failed() {
 fn after_a_failure_the_next_try_waits() {
     let wait = Decision::Wait { problem: unavailable(), until: Some(at("2026-01-01T10:50:00Z")) };
     for secret in [Observed::Absent, ours(record()), tampered(record())] {
-        let facts = Facts { attempts: Some(failed("spec-1/")), was_published: true, ..facts(secret) };
+        let facts = Facts { attempts: Some(failed("spec-1//{}{}")), was_published: true, ..facts(secret) };
         assert_eq!(decide(&wanted(), &facts, at("2026-01-01T10:49:59Z")), wait);
         assert!(matches!(decide(&wanted(), &facts, at("2026-01-01T10:50:00Z")), Decision::Mint { .. }));
     }
@@ -179,12 +184,12 @@ fn after_a_failure_the_next_try_waits() {
 #[test]
 fn another_spec_or_forced_refresh_does_not_wait_for_the_failure_of_the_last() {
     let now = at("2026-01-01T10:40:00Z");
-    let failed_before = Facts { attempts: Some(failed("spec-0/")), ..facts(Observed::Absent) };
+    let failed_before = Facts { attempts: Some(failed("spec-0//{}{}")), ..facts(Observed::Absent) };
     assert_eq!(decide(&wanted(), &failed_before, now), Decision::Mint { restores: false });
-    let failed_before = Facts { attempts: Some(failed("spec-1/")), ..facts(Observed::Absent) };
+    let failed_before = Facts { attempts: Some(failed("spec-1//{}{}")), ..facts(Observed::Absent) };
     let forced = Wanted { refresh_requested: Some("t1".to_owned()), ..wanted() };
     assert_eq!(decide(&forced, &failed_before, now), Decision::Mint { restores: false });
-    let failed_forced = Facts { attempts: Some(failed("spec-1/t1")), ..facts(Observed::Absent) };
+    let failed_forced = Facts { attempts: Some(failed("spec-1/t1/{}{}")), ..facts(Observed::Absent) };
     assert!(matches!(decide(&forced, &failed_forced, now), Decision::Wait { .. }));
 }
 
@@ -211,13 +216,13 @@ fn a_forced_refresh_happens_once() {
 #[test]
 fn a_forced_refresh_does_not_wait_until_a_cached_token_can_be_expected_to_change() {
     let forced = Wanted { refresh_requested: Some("now".to_owned()), ..wanted() };
-    let facts = Facts { ask_again: Some(at("2026-01-01T10:55:00Z")), ..facts(ours(record())) };
+    let facts = Facts { ask_again: again_at("2026-01-01T10:55:00Z"), ..facts(ours(record())) };
     assert_eq!(decide(&forced, &facts, at("2026-01-01T10:40:00Z")), Decision::Mint { restores: false });
 }
 
 #[test]
 fn the_same_token_again_is_kept_until_a_fresh_one_can_be_expected() {
-    let again = Facts { ask_again: Some(at("2026-01-01T10:55:03Z")), ..facts(ours(record())) };
+    let again = Facts { ask_again: again_at("2026-01-01T10:55:03Z"), ..facts(ours(record())) };
     let now = at("2026-01-01T10:40:00Z");
     assert_eq!(decide(&wanted(), &again, now), Decision::Keep { next: at("2026-01-01T10:55:03Z") });
     assert_eq!(
@@ -226,14 +231,38 @@ fn the_same_token_again_is_kept_until_a_fresh_one_can_be_expected() {
         "then it is asked for"
     );
     // What is left over from an earlier token never brings a refresh forward.
-    let stale = Facts { ask_again: Some(at("2026-01-01T10:02:00Z")), ..facts(ours(record())) };
+    let stale = Facts { ask_again: again_at("2026-01-01T10:02:00Z"), ..facts(ours(record())) };
     let now = at("2026-01-01T10:03:00Z");
     assert_eq!(decide(&wanted(), &stale, now), Decision::Keep { next: at(REFRESH) });
 }
 
 #[test]
+fn a_forced_refresh_that_got_an_older_token_is_not_asked_for_again_at_once() {
+    let forced = Wanted { refresh_requested: Some("now".to_owned()), ..wanted() };
+    let asked = Some(pause("spec-1/now/{}{}", "2026-01-01T10:55:00Z"));
+    let facts = Facts { ask_again: asked, ..facts(ours(record())) };
+    let now = at("2026-01-01T10:05:00Z");
+    assert_eq!(decide(&forced, &facts, now), Decision::Keep { next: at("2026-01-01T10:55:00Z") });
+}
+
+#[test]
+fn a_clock_that_was_set_back_voids_what_was_to_wait() {
+    let now = at("2026-01-01T09:00:00Z");
+    let attempts = Facts { attempts: Some(failed("spec-1//{}{}")), ..facts(Observed::Absent) };
+    assert_eq!(decide(&wanted(), &attempts, now), Decision::Mint { restores: false });
+}
+
+#[test]
+fn other_labels_are_written_although_the_token_is_good() {
+    let mut labelled = wanted();
+    labelled.secret.labels.insert("team".to_owned(), "orders".to_owned());
+    let now = at("2026-01-01T10:01:00Z");
+    assert_eq!(decide(&labelled, &facts(ours(record())), now), Decision::Mint { restores: false });
+}
+
+#[test]
 fn asking_again_later_never_keeps_an_expired_token() {
-    let again = Facts { ask_again: Some(at("2026-01-01T11:30:00Z")), ..facts(ours(record())) };
+    let again = Facts { ask_again: again_at("2026-01-01T11:30:00Z"), ..facts(ours(record())) };
     let decision = decide(&wanted(), &again, at("2026-01-01T11:00:00Z"));
     assert_eq!(decision, Decision::Mint { restores: false });
 }
@@ -287,9 +316,9 @@ fn the_back_off_of_restores_holds_up_nothing_else() {
 
 #[test]
 fn a_try_is_told_apart_by_spec_and_forced_refresh() {
-    assert_eq!(attempt_key(&wanted()), "spec-1/");
+    assert_eq!(attempt_key(&wanted()), "spec-1//{}{}");
     let forced = Wanted { refresh_requested: Some("2026-01-01".to_owned()), ..wanted() };
-    assert_eq!(attempt_key(&forced), "spec-1/2026-01-01");
+    assert_eq!(attempt_key(&forced), "spec-1/2026-01-01/{}{}");
 }
 
 #[test]
@@ -321,16 +350,18 @@ fn an_older_token_is_never_written_over_a_newer() {
     };
     let current = expiring("2026-01-01T11:00:00Z", Some("a"));
     let table = [
-        ("2026-01-01T11:00:01Z", Some("a"), true, "newer"),
-        ("2026-01-01T11:00:00Z", Some("a"), false, "the same"),
-        ("2026-01-01T11:00:00Z", Some("b"), true, "the same, which answers a forced refresh"),
-        ("2026-01-01T10:59:59Z", Some("a"), false, "older"),
-        ("2026-01-01T10:59:59Z", Some("b"), false, "older, although forced"),
+        ("2026-01-01T11:00:01Z", Some("a"), true, true, "newer"),
+        ("2026-01-01T11:00:00Z", Some("a"), true, false, "the same"),
+        ("2026-01-01T11:00:00Z", Some("b"), true, true, "the same, which answers a forced refresh"),
+        ("2026-01-01T11:00:00Z", Some("a"), false, true, "the same, with other labels"),
+        ("2026-01-01T10:59:59Z", Some("a"), true, false, "older"),
+        ("2026-01-01T10:59:59Z", Some("b"), false, false, "older, although forced and with other labels"),
     ];
-    for (expires, handled, expected, what) in table {
-        assert_eq!(is_worth_writing(Some(&current), &expiring(expires, handled)), expected, "{what}");
+    for (expires, handled, carries, expected, what) in table {
+        let minted = expiring(expires, handled);
+        assert_eq!(is_worth_writing(Some(&current), &minted, carries), expected, "{what}");
     }
-    assert!(is_worth_writing(None, &expiring("2026-01-01T10:30:00Z", None)), "nothing is there");
+    assert!(is_worth_writing(None, &expiring("2026-01-01T10:30:00Z", None), true), "nothing is there");
 }
 
 /// A time of the two hours after 10:00, or none.
@@ -341,7 +372,7 @@ fn moment() -> impl Strategy<Value = Option<Timestamp>> {
 fn any_facts() -> impl Strategy<Value = Facts> {
     let secret = prop_oneof![
         Just(Observed::Absent),
-        Just(Observed::Foreign { owner: "x".to_owned() }),
+        Just(Observed::Foreign(Other::Else("x".to_owned()))),
         Just(ours(record())),
         Just(ours(Record { spec_hash: "spec-0".to_owned(), ..record() })),
         Just(tampered(record())),
@@ -350,8 +381,11 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         |(secret, granted, was_published, failed_until, ask_again, restore_not_before)| Facts {
             granted: if granted { Ok(()) } else { Err(not_granted()) },
             was_published,
-            attempts: failed_until.map(|not_before| Attempts { not_before, ..failed("spec-1/") }),
-            ask_again,
+            attempts: failed_until.map(|until| {
+                let failed = failed("spec-1//{}{}");
+                Attempts { pause: Pause { until, ..failed.pause }, ..failed }
+            }),
+            ask_again: ask_again.map(|until| Pause { until, ..pause("spec-1//{}{}", REFRESH) }),
             restore_not_before,
             ..facts(secret)
         },
@@ -377,12 +411,12 @@ proptest! {
                 prop_assert!(facts.granted.is_ok());
             }
             Decision::Refuse(problem) => {
-                let foreign = matches!(facts.secret, Observed::Foreign { .. });
+                let foreign = matches!(facts.secret, Observed::Foreign(_));
                 prop_assert_eq!(problem.reason == Reason::SecretConflict, foreign);
                 prop_assert!(foreign || facts.granted.is_err());
             }
             Decision::Mint { .. } => {
-                let foreign = matches!(facts.secret, Observed::Foreign { .. });
+                let foreign = matches!(facts.secret, Observed::Foreign(_));
                 prop_assert!(!foreign && facts.granted.is_ok());
             }
         }

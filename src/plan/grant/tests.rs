@@ -178,6 +178,16 @@ fn selectors_mean_what_kubernetes_means_but_empty_selects_nothing() {
 }
 
 #[test]
+fn a_namespace_that_is_not_known_is_selected_by_no_selector() {
+    let none = labels(&[]);
+    let absent = json!({"matchExpressions": [{"key": "restricted", "operator": "DoesNotExist"}]});
+    let spec = json!({"namespaces": {"selector": absent}, "identities": [CALLER], "audiences": ["https://x"], "kinds": ["IdToken"]});
+    let known = request(CALLER, "https://x", &none);
+    assert!(allows(&grant(&spec), known));
+    assert!(!allows(&grant(&spec), Request { namespace_labels: None, ..known }));
+}
+
+#[test]
 fn the_message_holds_a_grant_ready_to_paste() {
     let none = labels(&[]);
     let text = missing(Request { chained: true, ..request(CALLER, "https://x.a.run.app", &none) });
@@ -186,7 +196,7 @@ fn the_message_holds_a_grant_ready_to_paste() {
     assert_eq!(
         parsed,
         json!({
-            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": "shop"},
+            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": "shop-7380d47c"},
             "spec": {"namespaces": {"names": ["shop"]}, "identities": [CALLER], "audiences": ["https://x.a.run.app"], "delegates": true}
         })
     );

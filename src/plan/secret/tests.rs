@@ -78,28 +78,28 @@ fn a_secret_is_ours_by_the_uid_of_its_controller_alone() {
     assert!(matches!(observe(Some(&ours), "uid-1", false), Observed::Ours(Ours { intact: false, .. })));
 
     let table = [
-        (json!({}), "nobody (it has no controller)"),
+        (json!({}), Other::Else("nobody (it has no controller)".to_owned())),
         (
             // Owned, but not controlled: a Secret of the user's that was bound to the binding's life.
             json!({"ownerReferences": [
                 {"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding", "name": "orders", "uid": "uid-1"},
             ]}),
-            "nobody (it has no controller)",
+            Other::Else("nobody (it has no controller)".to_owned()),
         ),
         (
             // The binding was deleted and made anew: same name, another UID.
             json!({"ownerReferences": [controlled_by("uid-0", "IdTokenBinding", "orders")]}),
-            "IdTokenBinding orders",
+            Other::Binding("orders".to_owned()),
         ),
         (
             json!({"ownerReferences": [controlled_by("uid-7", "Certificate", "tls")],
                 "annotations": record_annotations()}),
-            "Certificate tls",
+            Other::Else("Certificate tls".to_owned()),
         ),
     ];
     for (meta, expected) in table {
         let observed = observe(Some(&metadata(meta)), "uid-1", true);
-        assert_eq!(observed, Observed::Foreign { owner: expected.to_owned() });
+        assert_eq!(observed, Observed::Foreign(expected));
         assert_eq!(observed.record(), None, "what a foreign Secret says of itself counts for nothing");
     }
 }
@@ -349,7 +349,7 @@ fn what_keeps_the_token_safe_is_not_the_users_to_switch_off() {
 
 #[test]
 fn a_conflict_names_the_way_out() {
-    let problem = conflict("orders-idtoken", "Certificate tls");
+    let problem = conflict("orders-idtoken", &Other::Else("Certificate tls".to_owned()));
     assert_eq!(problem.reason, Reason::SecretConflict);
     assert_eq!(problem.retry, Retry::OnChange);
     assert_eq!(
@@ -357,6 +357,31 @@ fn a_conflict_names_the_way_out() {
         "Secret orders-idtoken exists and is controlled by Certificate tls, so it was left alone; delete or rename it, \
          or create a binding with another spec.secret.name"
     );
+}
+
+#[test]
+fn the_secret_of_a_former_binding_is_waited_for() {
+    let problem = conflict("orders-idtoken", &Other::Binding("orders".to_owned()));
+    assert_eq!(problem.reason, Reason::SecretConflict);
+    assert_eq!(problem.retry, Retry::Transient { retry_after: None });
+}
+
+#[test]
+fn labels_and_annotations_of_the_binding_are_missed_and_dropped_ones_noticed() {
+    let mut spec = spec();
+    spec.labels = map([("team", "orders")]);
+    let meta = desired(&owner(), &spec, &record(), None, TOKEN).metadata;
+    let carries = |meta: &ObjectMeta, spec: &SecretSpec| observe(Some(meta), "uid-1", true).carries(spec);
+    assert!(carries(&meta, &spec));
+    let mut without = meta.clone();
+    without.labels.as_mut().unwrap().remove("team");
+    assert!(!carries(&without, &spec));
+    spec.labels = map([("team", "carts")]);
+    assert!(!carries(&meta, &spec));
+    spec.labels.clear();
+    assert!(!carries(&meta, &spec), "it still has a label that the binding dropped");
+    spec.annotations = map([("example.com/contact", "x")]);
+    assert!(!carries(&meta, &spec));
 }
 
 #[test]

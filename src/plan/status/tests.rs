@@ -28,6 +28,7 @@ fn nothing() -> Report<'static> {
         is_good: false,
         problem: None,
         suspended: false,
+        failing_since: None,
         next_refresh: None,
     }
 }
@@ -229,7 +230,11 @@ fn what_only_the_object_can_mend_is_stalled_at_once() {
         let status = next(&unseen(), failed(&problem), at("2026-01-01T10:00:00Z"));
         assert_eq!(stall(&status), format!("True {}", reason.as_str()));
         assert_eq!(message(&status, "Stalled"), "mend it");
-        assert_eq!(stalls_at(&status, &problem, at("2026-01-01T10:00:00Z")), None, "it has already");
+        assert_eq!(
+            stalls_at(Some(at("2026-01-01T10:00:00Z")), &problem, at("2026-01-01T10:00:00Z")),
+            None,
+            "it has already"
+        );
     }
 }
 
@@ -252,15 +257,19 @@ fn what_iam_or_a_grant_may_heal_is_stalled_after_ten_minutes() {
         (Reason::NoServiceAccountForIdToken, "True NoServiceAccountForIdToken"),
     ] {
         let problem = Problem::slow(reason, "mend it");
-        let first = next(&unseen(), failed(&problem), at("2026-01-01T10:00:00Z"));
+        let since = Some(at("2026-01-01T10:00:00Z"));
+        let first =
+            next(&unseen(), Report { failing_since: since, ..failed(&problem) }, at("2026-01-01T10:00:00Z"));
         assert!(stall(&first).starts_with("False "), "{reason}");
         let due = Some(at("2026-01-01T10:10:00Z"));
-        assert_eq!(stalls_at(&first, &problem, at("2026-01-01T10:00:00Z")), due);
-        let before = next(&first, failed(&problem), at("2026-01-01T10:09:59Z"));
+        assert_eq!(stalls_at(since, &problem, at("2026-01-01T10:00:00Z")), due);
+        let before =
+            next(&first, Report { failing_since: since, ..failed(&problem) }, at("2026-01-01T10:09:59Z"));
         assert!(stall(&before).starts_with("False "), "{reason}");
-        let after = next(&before, failed(&problem), at("2026-01-01T10:10:00Z"));
+        let after =
+            next(&before, Report { failing_since: since, ..failed(&problem) }, at("2026-01-01T10:10:00Z"));
         assert_eq!(stall(&after), expected);
-        assert_eq!(stalls_at(&after, &problem, at("2026-01-01T10:10:00Z")), None);
+        assert_eq!(stalls_at(since, &problem, at("2026-01-01T10:10:00Z")), None);
     }
 }
 
@@ -269,10 +278,11 @@ fn the_ten_minutes_of_a_failing_refresh_begin_with_its_first_failure() {
     let record = record();
     let problem = Problem::slow(Reason::SourceDenied, "HTTP 403");
     let fresh = next(&unseen(), good(&record), at("2026-01-01T10:00:00Z"));
-    let failing = Report { problem: Some(&problem), ..good(&record) };
+    let since = Some(at("2026-01-01T10:36:00Z"));
+    let failing = Report { problem: Some(&problem), failing_since: since, ..good(&record) };
     let degraded = next(&fresh, failing, at("2026-01-01T10:36:00Z"));
     assert_eq!(stall(&degraded), "False TokenFresh");
-    assert_eq!(stalls_at(&degraded, &problem, at("2026-01-01T10:36:00Z")), Some(at("2026-01-01T10:46:00Z")));
+    assert_eq!(stalls_at(since, &problem, at("2026-01-01T10:36:00Z")), Some(at("2026-01-01T10:46:00Z")));
     let stalled = next(&degraded, failing, at("2026-01-01T10:46:00Z"));
     assert_eq!(
         conditions(&stalled),
@@ -297,11 +307,13 @@ fn the_ten_minutes_of_a_failing_refresh_begin_with_its_first_failure() {
 fn a_failure_that_outlasts_its_token_is_still_stalled() {
     let record = record();
     let problem = Problem::slow(Reason::SourceDenied, "HTTP 403");
-    let failing = Report { problem: Some(&problem), ..good(&record) };
+    let since = Some(at("2026-01-01T10:36:00Z"));
+    let failing = Report { problem: Some(&problem), failing_since: since, ..good(&record) };
     let degraded = next(&unseen(), failing, at("2026-01-01T10:36:00Z"));
     let stalled = next(&degraded, failing, at("2026-01-01T10:46:00Z"));
     assert_eq!(stall(&stalled), "True SourceDenied");
-    let expired = next(&stalled, failed(&problem), at("2026-01-01T11:00:00Z"));
+    let expired =
+        next(&stalled, Report { failing_since: since, ..failed(&problem) }, at("2026-01-01T11:00:00Z"));
     assert_eq!(
         conditions(&expired),
         [
@@ -321,7 +333,7 @@ fn what_heals_by_itself_is_never_stalled() {
         let first = next(&unseen(), failed(&problem), at("2026-01-01T10:00:00Z"));
         let later = next(&first, failed(&problem), at("2026-01-02T10:00:00Z"));
         assert_eq!(stall(&later), format!("False {}", reason.as_str()));
-        assert_eq!(stalls_at(&first, &problem, at("2026-01-01T10:00:00Z")), None);
+        assert_eq!(stalls_at(None, &problem, at("2026-01-01T10:00:00Z")), None);
     }
 }
 

@@ -154,12 +154,20 @@ async fn the_access_token_is_replaced_225_seconds_before_its_end() {
 }
 
 #[tokio::test]
-async fn a_refused_access_token_is_forgotten() {
+async fn a_refused_access_token_is_replaced_once() {
     let bench = Bench::start(granted()).await;
     bench.google.set_fault_times(Endpoint::MetadataToken, Fault::ExpiredToken, 1);
+    assert!(bench.mint(&impersonation(&[])).await.is_ok());
+    assert_eq!(bench.google.count(Endpoint::MetadataToken), 2);
+    assert_eq!(bench.google.count(Endpoint::GenerateIdToken), 2);
+}
+
+#[tokio::test]
+async fn access_tokens_that_are_refused_again_are_told() {
+    let bench = Bench::start(granted()).await;
+    bench.google.set_fault(Endpoint::MetadataToken, Fault::ExpiredToken);
     let error = bench.mint(&impersonation(&[])).await.unwrap_err();
     assert!(error.to_string().contains("HTTP 401 UNAUTHENTICATED"), "{error}");
     bench.assert_silent(&error);
-    assert!(bench.mint(&impersonation(&[])).await.is_ok());
-    assert_eq!(bench.google.count(Endpoint::MetadataToken), 2);
+    assert_eq!(bench.google.count(Endpoint::GenerateIdToken), 2, "twice, not again and again");
 }
