@@ -87,6 +87,7 @@ fn pause(key: &str, until: &str) -> Pause {
 }
 
 /// What is wanted was asked for, and is not to be asked for again before the given time.
+#[allow(clippy::unnecessary_wraps)] // as the facts hold it
 fn again_at(until: &str) -> Option<Pause> {
     Some(pause("spec-1//{}{}", until))
 }
