@@ -53,6 +53,8 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new(
         "!has(self.source.signedJwt) || !self.audience.lowerAscii().matches('^([a-z][a-z0-9+.-]*:)?(//)?([^/?#]*@)?([^/?#:@]*[.])?(googleapis[.]com|accounts[.]google[.]com)[.]?(:[0-9]*)?([/?#].*)?$')"
     ).message("signedJwt may not have an audience on or below googleapis.com or accounts.google.com: such a JWT would be a Google API access credential"),
+    validation = Rule::new("has(self.source.signedJwt) || !self.audience.contains('*')")
+        .message("audience must be exact: only IAP, with signedJwt, knows an audience with '*'"),
 )]
 pub struct IdTokenBindingSpec {
     /// The `aud` that the token must have: what the receiver expects, mostly its URL. 1 to 2048 characters, no
@@ -130,7 +132,7 @@ pub struct Source {
 pub struct KubernetesServiceAccount {
     /// Name of the ServiceAccount in this namespace. Required. Example: `app`.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')")
         .message("name must be a DNS subdomain: lower-case letters, digits, '-' and '.'"))]
     pub name: String,
 
@@ -217,7 +219,7 @@ pub struct SignedJwt {
 pub struct SecretKeyRef {
     /// Name of the Secret. Required. Example: `caller-key`.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')")
         .message("name must be a DNS subdomain: lower-case letters, digits, '-' and '.'"))]
     pub name: String,
     /// Key in the Secret's data. Required. Example: `key.json`.
@@ -240,7 +242,7 @@ pub struct SecretTarget {
     #[serde(default)]
     #[schemars(length(max = 253))]
     #[x_kube(
-        validation = Rule::new("self == '' || self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')")
+        validation = Rule::new("self == '' || self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')")
             .message("secret.name must be a DNS subdomain: lower-case letters, digits, '-' and '.'"),
         validation = Rule::new("self == oldSelf").message("secret.name can't be changed: running pods hold it; create another binding"),
     )]

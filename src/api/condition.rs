@@ -7,7 +7,8 @@ use std::fmt;
 pub enum ConditionType {
     /// True: a verified, unexpired token is in the Secret.
     ///
-    /// Reasons when True: `TokenFresh`, `Suspended`. All other reasons stand with False; `Pending` with Unknown.
+    /// Reasons when True: `TokenFresh`, `Suspended`. With Unknown: `Pending`. With False: all others, and `Suspended`
+    /// where there is no valid token.
     Ready,
     /// True: the last refresh failed. While the good token lasts, `Ready` stays True beside it.
     Degraded,
@@ -50,8 +51,8 @@ pub enum Reason {
     TokenRejected,
     /// A Secret of that name exists and belongs to somebody else; it was left alone.
     SecretConflict,
-    /// The API server refused or failed the write of the Secret.
-    SecretWriteFailed,
+    /// The API server refused or failed a read or a write of the Secret.
+    SecretUnavailable,
     /// A named credential (Secret, key or ServiceAccount) does not exist.
     CredentialsNotFound,
     /// A named credential may not be used: label missing or file type refused.
@@ -77,7 +78,7 @@ impl Reason {
         Self::QuotaExceeded,
         Self::TokenRejected,
         Self::SecretConflict,
-        Self::SecretWriteFailed,
+        Self::SecretUnavailable,
         Self::CredentialsNotFound,
         Self::CredentialsNotAllowed,
         Self::NoServiceAccountForIdToken,
@@ -99,7 +100,7 @@ impl Reason {
             Self::QuotaExceeded => "QuotaExceeded",
             Self::TokenRejected => "TokenRejected",
             Self::SecretConflict => "SecretConflict",
-            Self::SecretWriteFailed => "SecretWriteFailed",
+            Self::SecretUnavailable => "SecretUnavailable",
             Self::CredentialsNotFound => "CredentialsNotFound",
             Self::CredentialsNotAllowed => "CredentialsNotAllowed",
             Self::NoServiceAccountForIdToken => "NoServiceAccountForIdToken",
@@ -125,7 +126,7 @@ impl Reason {
             | Self::SourceUnavailable
             | Self::QuotaExceeded
             | Self::TokenRejected
-            | Self::SecretWriteFailed
+            | Self::SecretUnavailable
             | Self::Suspended => None,
         }
     }

@@ -1,5 +1,6 @@
 //! `IdTokenGrant`: which namespaces may use the operator's own identity, for whom and towards whom.
 
+#![allow(clippy::duplicated_attributes)] // columns of one type, each with its own path
 #![allow(unreachable_pub)] // KubeSchema derives helper types inside functions and repeats `pub` there.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;

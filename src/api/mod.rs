@@ -11,9 +11,6 @@ pub use binding::{IdTokenBinding, IdTokenBindingSpec, IdTokenBindingStatus};
 pub use condition::{ConditionType, Reason};
 pub use grant::{IdTokenGrant, IdTokenGrantSpec};
 
-/// API group of all kinds.
-pub const GROUP: &str = "idtoken.dev";
-
 /// Name under which every write of the controller is recorded in `managedFields`.
 pub const FIELD_MANAGER: &str = "idtoken-operator";
 

@@ -9,6 +9,7 @@ use crate::{
 
 /// Where Google's APIs are: for tests, private access and other universes.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_field_names)] // the fields are the flags
 #[command(next_help_heading = "Google's endpoints")]
 pub(super) struct EndpointArgs {
     /// Origin of the metadata server

@@ -159,5 +159,5 @@ fn facts(binding: &IdTokenBinding) -> BindingFacts {
     }
 }
 
-/// How often each replica looks whether another one has renewed the certificate.
-const TLS_POLL: Duration = Duration::from_secs(60);
+/// How often each replica looks whether another one has renewed the certificate, or somebody has deleted it.
+const TLS_POLL: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Output: carries out a decision. The only place that asks sources and writes Secrets.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{context::Context, expectation, memory::Entry, secrets};
@@ -8,14 +8,15 @@ use crate::{
     api::Reason,
     clock,
     plan::{
-        Attempts, Problem,
+        Attempts, Pause, Problem, Retry,
         decide::{Decision, Facts, attempt_key, is_worth_writing, refuse_self},
         refresh::{Lifetime, ask_again_at, refresh_at, retry_at},
         secret::{Observed, Ours, Owner, Record, conflict, desired, observe, sha256_hex},
-        validate::Wanted,
+        validate::{Source, Wanted},
     },
     telemetry::metrics::{TokenRequest, Write},
     token::RawToken,
+    verify::claims::EmailRule,
 };
 
 /// What came of a visit.
@@ -46,7 +47,10 @@ pub(super) async fn apply(
             Outcome { secret, problem: None, next: Some(next) }
         }
         Decision::Wait { problem, until } => Outcome { secret, problem: Some(problem), next: until },
-        Decision::Refuse(problem) => Outcome { secret, problem: Some(problem), next: None },
+        Decision::Refuse(problem) => {
+            let next = look_again(&problem, clock::now());
+            Outcome { secret, problem: Some(problem), next }
+        }
         Decision::Mint { restores } => match mint(ctx, owner, wanted, &facts).await {
             Ok(Minted::Published(ours)) => {
                 entry.attempts = None;
@@ -54,14 +58,19 @@ pub(super) async fn apply(
                 if restores {
                     entry.restored(clock::now());
                 }
-                let next =
-                    ours.record.as_ref().map(|r| refresh_at(r.life, wanted.refresh_percent, &owner.uid));
+                let now = clock::now();
+                let life = ours.record.as_ref().map(|r| r.life);
+                let mut next = life.map(|life| refresh_at(life, wanted.refresh_percent, &owner.uid));
+                if let Some(life) = life.filter(|_| next.is_some_and(|next| next <= now)) {
+                    // Due as soon as it is there: our clock is fast, or the source hands out old tokens.
+                    next = Some(ask_later(entry, wanted, owner, life.expires, now));
+                }
                 Outcome { secret: Observed::Ours(ours), problem: None, next }
             }
             Ok(Minted::Same(expires)) => {
                 entry.attempts = None;
-                entry.ask_again = Some(ask_again_at(clock::now(), expires, &owner.uid));
-                Outcome { secret, problem: None, next: entry.ask_again }
+                let next = ask_later(entry, wanted, owner, expires, clock::now());
+                Outcome { secret, problem: None, next: Some(next) }
             }
             Err(failed) => {
                 let next = note_failure(entry, wanted, owner, &failed.problem);
@@ -71,7 +80,31 @@ pub(super) async fn apply(
     }
 }
 
+/// Notes that the source is not to be asked again for a while, and says until when.
+fn ask_later(
+    entry: &mut Entry,
+    wanted: &Wanted,
+    owner: &Owner,
+    expires: Timestamp,
+    now: Timestamp,
+) -> Timestamp {
+    let until = ask_again_at(now, expires, &owner.uid);
+    entry.ask_again = Some(Pause { key: attempt_key(wanted), noted_at: now, until });
+    until
+}
+
+/// Not every Secret in our way is watched: that it went is found out by looking.
+fn look_again(problem: &Problem, now: Timestamp) -> Option<Timestamp> {
+    let pause = match (problem.reason, problem.retry) {
+        (Reason::SecretConflict, Retry::Transient { .. }) => SignedDuration::from_secs(2),
+        (Reason::SecretConflict, _) => SignedDuration::from_mins(1),
+        _ => return None,
+    };
+    now.saturating_add(pause).ok()
+}
+
 /// A token was minted.
+#[allow(clippy::large_enum_variant)] // one a visit, and mostly the large one
 enum Minted {
     /// It is in the Secret.
     Published(Ours),
@@ -93,34 +126,35 @@ impl From<Problem> for Failed {
 }
 
 async fn mint(ctx: &Context, owner: &Owner, wanted: &Wanted, facts: &Facts) -> Result<Minted, Failed> {
-    let obtained = obtain(ctx, wanted).await;
+    let obtained = obtain(ctx, owner, wanted).await;
     let result = obtained.as_ref().map_or_else(|p| p.reason, |_| Reason::TokenFresh).as_str();
     ctx.metrics.token_requests.get_or_create(&TokenRequest { source: wanted.source.label(), result }).inc();
     let (token, record) = obtained?;
     if let Some(current) = facts.secret.current(&wanted.spec_hash, clock::now())
-        && !is_worth_writing(Some(current), &record)
+        && !is_worth_writing(Some(current), &record, facts.secret.carries(&wanted.secret))
     {
         return Ok(Minted::Same(current.life.expires));
     }
-    // A grant may have gone while Google was asked.
-    ctx.authorise(owner, wanted)?;
     publish(ctx, owner, wanted, &record, &token, facts.secret.clone()).await
 }
 
 /// Asks the source and verifies its answer.
-async fn obtain(ctx: &Context, wanted: &Wanted) -> Result<(RawToken, Record), Problem> {
-    if wanted.source.expected_email().is_some() {
+async fn obtain(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Result<(RawToken, Record), Problem> {
+    if let Source::Impersonation { .. } = wanted.source {
         let operator = ctx.minter.operator().email().await?;
         refuse_self(&wanted.source, &operator)?;
     }
+    let identity = ctx.minter.identity(&wanted.source).await?;
+    // The grant may have gone since the decision.
+    ctx.authorise(owner, wanted)?;
     let token = ctx.minter.mint(&wanted.source, &wanted.audience).await?;
-    let checked =
-        ctx.verifier.verify(token.expose(), &expectation(wanted), clock::now()).await.map_err(|why| {
-            Problem::transient(
-                Reason::TokenRejected,
-                format!("{}: {why}; it was not published", wanted.source.label()),
-            )
-        })?;
+    let expected = expectation(wanted, EmailRule::Exactly(&identity));
+    let checked = ctx.verifier.verify(token.expose(), &expected, clock::now()).await.map_err(|why| {
+        Problem::transient(
+            Reason::TokenRejected,
+            format!("{}: {why}; it was not published", wanted.source.label()),
+        )
+    })?;
     let record = Record {
         issuer: checked.verified.issuer,
         identity: checked.verified.email,
@@ -144,11 +178,13 @@ async fn publish(
 ) -> Result<Minted, Failed> {
     let name = &wanted.secret.name;
     for _ in 0..3 {
+        // The grant may have gone while Google, or the API server, was asked.
+        ctx.authorise(owner, wanted)?;
         let existing: Option<ObjectMeta> = match &observed {
             Observed::Absent => None,
             Observed::Ours(ours) => Some(ours.metadata.clone()),
-            Observed::Foreign { owner } => {
-                return Err(Failed { problem: conflict(name, owner), secret: Some(observed) });
+            Observed::Foreign(other) => {
+                return Err(Failed { problem: conflict(name, other), secret: Some(observed) });
             }
         };
         let secret = desired(owner, &wanted.secret, record, existing.as_ref(), token.expose());
@@ -162,7 +198,8 @@ async fn publish(
         match written {
             Ok(meta) => {
                 let record = Some(record.clone());
-                return Ok(Minted::Published(Ours { metadata: meta.metadata, record, intact: true }));
+                let ours = Ours { metadata: meta.metadata, record, intact: true };
+                return Ok(Minted::Published(ours));
             }
             Err(error) if matches!(error.code(), Some(404 | 409)) => {
                 let live = secrets::metadata(&ctx.client, &owner.namespace, name)
@@ -180,7 +217,7 @@ async fn publish(
         }
     }
     Err(Problem::transient(
-        Reason::SecretWriteFailed,
+        Reason::SecretUnavailable,
         format!("Secret {name} changes all the time: three writes in a row met another version"),
     )
     .into())
@@ -189,24 +226,25 @@ async fn publish(
 fn write_failed(error: &secrets::Error) -> Problem {
     match error.code() {
         Some(422) => Problem::slow(
-            Reason::SecretWriteFailed,
+            Reason::SecretUnavailable,
             format!(
                 "{error}: its type or content can't be changed (is it immutable?); delete it and it comes back"
             ),
         ),
         Some(403) => Problem::slow(
-            Reason::SecretWriteFailed,
+            Reason::SecretUnavailable,
             format!("{error}: check the operator's rights, quotas and admission policies in this namespace"),
         ),
-        _ => Problem::transient(Reason::SecretWriteFailed, error.to_string()),
+        _ => Problem::transient(Reason::SecretUnavailable, error.to_string()),
     }
 }
 
 fn note_failure(entry: &mut Entry, wanted: &Wanted, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
-    let spec_hash = attempt_key(wanted);
-    let earlier = entry.attempts.take().filter(|a| a.spec_hash == spec_hash).map_or(0, |a| a.failures);
+    let (key, now) = (attempt_key(wanted), clock::now());
+    let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
     let failures = earlier.saturating_add(1);
-    let not_before = retry_at(clock::now(), problem.retry, failures, &owner.uid)?;
-    entry.attempts = Some(Attempts { failures, not_before, spec_hash, problem: problem.clone() });
-    Some(not_before)
+    let until = retry_at(now, problem.retry, failures, &owner.uid)?;
+    let pause = Pause { key, noted_at: now, until };
+    entry.attempts = Some(Attempts { failures, pause, problem: problem.clone() });
+    Some(until)
 }

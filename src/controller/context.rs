@@ -57,7 +57,8 @@ impl Context {
     pub(super) fn authorise(&self, owner: &Owner, wanted: &Wanted) -> Result<(), Problem> {
         let namespace = self.caches.namespaces.get(&ObjectRef::new(&owner.namespace));
         let none = BTreeMap::new();
-        let labels = namespace.as_ref().and_then(|n| n.metadata.labels.as_ref()).unwrap_or(&none);
+        // A namespace that the cache does not know yet is not one without labels: its event wakes the binding.
+        let labels = namespace.as_ref().map(|n| n.metadata.labels.as_ref().unwrap_or(&none));
         let grants = self.caches.grants.state();
         grant::authorise(grants.iter().map(AsRef::as_ref), &owner.namespace, labels, wanted)
     }

@@ -8,10 +8,11 @@ use crate::{
     api::IdTokenBindingStatus,
     plan::{
         decide::Facts,
-        secret::{Observed, Owner, is_intact, observe},
-        validate::Wanted,
+        refresh::Lifetime,
+        secret::{Observed, Owner, Record, is_intact, observe},
+        validate::{Source, Wanted},
     },
-    verify::claims::Rejected,
+    verify::claims::{EmailRule, Rejected, check, parse},
 };
 
 /// Gathers the facts. `status` is the newest known.
@@ -25,11 +26,11 @@ pub(super) async fn dereference(
     Ok(Facts {
         uid: owner.uid.clone(),
         secret: observe_secret(ctx, owner, wanted, status).await?,
-        was_published: status.secret_resource_version.is_some(),
+        was_published: status.secret_resource_version.is_some() || entry.has_restored(),
         granted: ctx.authorise(owner, wanted),
         attempts: entry.attempts.clone(),
-        ask_again: entry.ask_again,
-        restore_not_before: entry.restore_not_before(&owner.uid),
+        ask_again: entry.ask_again.clone(),
+        restore_not_before: entry.restore_not_before(&owner.uid, crate::clock::now()),
     })
 }
 
@@ -73,7 +74,7 @@ async fn compare(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Result<Observ
         ours.intact = is_intact(data, record, &wanted.secret)
             && match token {
                 Some(token) if record.spec_hash == wanted.spec_hash => {
-                    is_believable(ctx, wanted, token).await
+                    is_believable(ctx, wanted, token, record).await
                 }
                 other => other.is_some(),
             };
@@ -81,11 +82,27 @@ async fn compare(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Result<Observ
     Ok(Observed::Ours(ours))
 }
 
-/// Whoever can change the token can change its hash beside it: so the token itself must bear looking at.
-async fn is_believable(ctx: &Context, wanted: &Wanted, token: &str) -> bool {
-    match ctx.verifier.verify(token, &expectation(wanted), crate::clock::now()).await {
-        // Old age is no tampering, and keys may have been retired since, or can't be had now.
-        Ok(_) | Err(Rejected::Expired(_) | Rejected::UnknownKey | Rejected::KeysUnavailable) => true,
+/// Whoever can change the token can change its hash beside it, and the times: so the token itself must bear looking at, and
+/// say what the annotations say.
+async fn is_believable(ctx: &Context, wanted: &Wanted, token: &str, record: &Record) -> bool {
+    let email = match &wanted.source {
+        Source::MetadataServer => EmailRule::Verified,
+        Source::Impersonation { service_account, .. } => EmailRule::Exactly(service_account.as_str()),
+    };
+    let (expected, now) = (expectation(wanted, email), crate::clock::now());
+    let verified = match ctx.verifier.verify(token, &expected, now).await {
+        Ok(outcome) => Ok(outcome.verified),
+        Err(Rejected::KeysUnavailable) => parse(token).and_then(|t| check(&t.claims, &expected, now)),
+        Err(why) => Err(why),
+    };
+    match verified {
+        Ok(claims) => {
+            let life = Lifetime { issued: claims.issued, expires: claims.expires };
+            life == record.life && claims.issuer == record.issuer && claims.email == record.identity
+        }
+        // Old age is no tampering, and neither is a clock of ours that is slow.
+        Err(Rejected::Expired(at)) => at == record.life.expires,
+        Err(Rejected::NotYetValid(_)) => true,
         Err(_) => false,
     }
 }

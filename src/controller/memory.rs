@@ -1,4 +1,5 @@
-//! What the controller remembers of a binding between visits. Losing it costs a look at the Secret, never a token.
+//! What the controller remembers of a binding between visits. Losing it costs a look at the Secret or one
+//! request to the source too many.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,8 +9,8 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::IdTokenBindingStatus,
-    plan::{Attempts, Retry, refresh::retry_at},
+    api::{IdTokenBindingStatus, condition::Stall},
+    plan::{Attempts, Pause, Problem, Retry, refresh::retry_at},
 };
 
 /// One entry a binding, by UID.
@@ -22,11 +23,14 @@ pub(super) struct Entry {
     /// Failures in a row, and when to try again.
     pub attempts: Option<Attempts>,
     /// The source gave the same token again: when to ask next.
-    pub ask_again: Option<Timestamp>,
+    pub ask_again: Option<Pause>,
     /// How often the Secret was restored lately, and when last.
     restores: Option<(u32, Timestamp)>,
-    /// The last status write: what was there and what was written. Whoever still sees the former has an old copy.
-    status: Option<(IdTokenBindingStatus, IdTokenBindingStatus)>,
+    /// The last status that was written, and those that it and its forerunners replaced: whoever still sees one of them has
+    /// an old copy.
+    status: Option<(Vec<IdTokenBindingStatus>, IdTokenBindingStatus)>,
+    /// Since when only somebody outside can heal it, and for which generation of the binding.
+    failing: Option<(Timestamp, Option<i64>)>,
     /// When that was.
     pub status_written: Option<Timestamp>,
 }
@@ -55,7 +59,7 @@ impl Entry {
     /// The newest status known: `seen`, unless that is what we have replaced already.
     pub(super) fn status<'a>(&'a self, seen: &'a IdTokenBindingStatus) -> &'a IdTokenBindingStatus {
         match &self.status {
-            Some((before, after)) if before == seen => after,
+            Some((replaced, after)) if replaced.contains(seen) => after,
             _ => seen,
         }
     }
@@ -66,7 +70,17 @@ impl Entry {
         after: IdTokenBindingStatus,
         now: Timestamp,
     ) {
-        self.status = Some((seen, after));
+        let mut replaced = match self.status.take() {
+            Some((mut replaced, last)) if replaced.contains(&seen) => {
+                replaced.push(last);
+                replaced
+            }
+            _ => vec![seen],
+        };
+        replaced.retain(|status| *status != after);
+        let surplus = replaced.len().saturating_sub(OLD_COPIES);
+        replaced.drain(..surplus);
+        self.status = Some((replaced, after));
         self.status_written = Some(now);
     }
 
@@ -75,11 +89,34 @@ impl Entry {
         self.restores = Some((lately.map_or(1, |(count, _)| count.saturating_add(1)), now));
     }
 
+    /// Notes `problem`; says since when it, or another of its kind, has lasted.
+    pub(super) fn failing_since(
+        &mut self,
+        problem: Option<&Problem>,
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let lasts = problem.is_some_and(|p| p.reason.stalls() == Some(Stall::AfterTenMinutes));
+        let known = self.failing.filter(|(since, of)| *of == generation && *since <= now);
+        self.failing = lasts.then(|| known.unwrap_or((now, generation)));
+        self.failing.map(|(since, _)| since)
+    }
+
+    pub(super) fn has_restored(&self) -> bool {
+        self.restores.is_some()
+    }
+
     /// The first restore is immediate; each further one within 10 minutes waits longer.
-    pub(super) fn restore_not_before(&self, uid: &str) -> Option<Timestamp> {
-        let (count, last) = self.restores?;
+    pub(super) fn restore_not_before(&self, uid: &str, now: Timestamp) -> Option<Timestamp> {
+        // A restore in the future: the clock was set back.
+        let (count, last) = self.restores.filter(|(_, last)| *last <= now)?;
         retry_at(last, Retry::Transient { retry_after: None }, count, uid)
     }
 }
 
+/// Old copies of a status that a watch may still bring.
+const OLD_COPIES: usize = 4;
 const RESTORES_FORGOTTEN: SignedDuration = SignedDuration::from_mins(10);
+
+#[cfg(test)]
+mod tests;

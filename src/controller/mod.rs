@@ -38,9 +38,10 @@ use self::{
     status::status,
 };
 use crate::{
-    api::{IdTokenBinding, IdTokenBindingStatus},
+    api::{IdTokenBinding, Reason},
     clock,
     plan::{
+        Problem,
         decide::{Decision, decide},
         refresh::{RECHECK, sleep_until},
         secret::Owner,
@@ -75,7 +76,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let bindings = Api::<IdTokenBinding>::all(client.clone());
-    let (wake, mut woken) = mpsc::channel(1024);
+    let (wake, mut woken) = mpsc::unbounded_channel();
     let controller = Controller::new(bindings, watcher::Config::default())
         .with_config(config)
         .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
@@ -111,13 +112,9 @@ pub async fn run(
 }
 
 /// What a token of `wanted` must say. All sources of this version have Google as issuer.
-fn expectation(wanted: &Wanted) -> Expectation<'_> {
-    Expectation {
-        issuers: GOOGLE_ISSUERS,
-        keys_of: GOOGLE_ISSUERS[0],
-        audience: wanted.audience.as_str(),
-        email: wanted.source.expected_email().map_or(EmailRule::Verified, |e| EmailRule::Exactly(e.as_str())),
-    }
+fn expectation<'a>(wanted: &'a Wanted, email: EmailRule<'a>) -> Expectation<'a> {
+    let audience = wanted.audience.as_str();
+    Expectation { issuers: GOOGLE_ISSUERS, keys_of: GOOGLE_ISSUERS[0], audience, email }
 }
 
 /// Why a visit ended early. Everything else ends in the binding's status.
@@ -147,9 +144,12 @@ async fn reconcile(binding: &IdTokenBinding, ctx: &Context) -> Result<Action, Er
         Err(problem) => status::refused(problem.clone()),
         Ok(wanted) => visit(ctx, binding, &owner, wanted, &mut entry).await?,
     };
-    let written = status(ctx, binding, &owner, valid.as_ref().ok(), &outcome, &mut entry, clock::now()).await;
+    let now = clock::now();
+    let written = status(ctx, binding, &owner, valid.as_ref().ok(), &outcome, &mut entry, now).await;
+    let since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
     ctx.memory.keep(&owner.uid, entry);
-    Ok(Action::requeue(wake_after(&outcome, &written?, clock::now())))
+    written?;
+    Ok(Action::requeue(wake_after(&outcome, since, clock::now())))
 }
 
 async fn visit(
@@ -161,7 +161,18 @@ async fn visit(
 ) -> Result<Outcome, Error> {
     let seen = binding.status.clone().unwrap_or_default();
     let known = entry.status(&seen).clone();
-    let facts = dereference(ctx, owner, wanted, entry, &known).await?;
+    let facts = match dereference(ctx, owner, wanted, entry, &known).await {
+        Ok(facts) => facts,
+        // While the last word is that the token is good, it stays the last word: the visit is simply tried again.
+        Err(error) if known.expiration_time.is_some_and(|at| at > clock::now()) => return Err(error.into()),
+        Err(error) => {
+            let problem = Problem::transient(Reason::SecretUnavailable, error.to_string());
+            return Ok(Outcome {
+                next: clock::now().checked_add(AFTER_ERROR).ok(),
+                ..status::refused(problem)
+            });
+        }
+    };
     let decision = decide(wanted, &facts, clock::now());
     tracing::debug!(namespace = owner.namespace, name = owner.name, ?decision, "decided");
     if known.conditions.is_empty() && matches!(decision, Decision::Mint { .. }) {
@@ -180,9 +191,9 @@ fn owner(binding: &IdTokenBinding) -> Option<Owner> {
 }
 
 /// Until something is due: the next request, the end of the token, or the moment at which a failure counts as stalled.
-fn wake_after(outcome: &Outcome, status: &IdTokenBindingStatus, now: Timestamp) -> Duration {
+fn wake_after(outcome: &Outcome, failing_since: Option<Timestamp>, now: Timestamp) -> Duration {
     let expiry = outcome.secret.record().map(|r| r.life.expires).filter(|t| *t > now);
-    let stall = outcome.problem.as_ref().and_then(|p| stalls_at(status, p, now));
+    let stall = outcome.problem.as_ref().and_then(|p| stalls_at(failing_since, p, now));
     let due = [outcome.next, expiry, stall].into_iter().flatten().min();
     let sleep = due.map_or(RECHECK.unsigned_abs(), |at| sleep_until(now, at));
     sleep.max(Duration::from_millis(50))

@@ -45,13 +45,18 @@ pub(super) async fn status(
 ) -> Result<IdTokenBindingStatus, Error> {
     let seen = binding.status.clone().unwrap_or_default();
     let previous = entry.status(&seen).clone();
-    let next = status::next(&previous, report(binding, wanted, outcome, now), now);
+    let failing_since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
+    let report = Report { failing_since, ..report(binding, wanted, outcome, now) };
+    let next = status::next(&previous, report, now);
     if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
         return Ok(previous);
     }
-    write(ctx, owner, &next).await?;
+    if !write(ctx, owner, &next).await? {
+        return Ok(previous); // the binding is gone
+    }
     entry.wrote_status(seen, next.clone(), now);
     if let Some(event) = status::event(&previous, &next, outcome.problem.as_ref()) {
+        log(owner, &event);
         announce(ctx, binding, event).await;
     }
     Ok(next)
@@ -82,18 +87,21 @@ fn report<'a>(
         source: source_name(&binding.spec.source),
         secret_name: wanted.map_or("", |w| &w.secret.name),
         secret_resource_version: match &outcome.secret {
-            Observed::Ours(ours) => Some(ours.resource_version()),
-            Observed::Absent | Observed::Foreign { .. } => None,
+            // Of a Secret that somebody changed it must not be noted: the next visit would take it for our own work.
+            Observed::Ours(ours) if ours.intact => Some(ours.resource_version()),
+            _ => None,
         },
         record: outcome.secret.record(),
         is_good,
         problem: outcome.problem.as_ref(),
         suspended: wanted.is_some_and(|w| w.suspend),
+        failing_since: None,
         next_refresh: outcome.next,
     }
 }
 
-async fn write(ctx: &Context, owner: &Owner, status: &IdTokenBindingStatus) -> Result<(), Error> {
+/// Whether there was still a binding to write to.
+async fn write(ctx: &Context, owner: &Owner, status: &IdTokenBindingStatus) -> Result<bool, Error> {
     let name = || format!("{}/{}", owner.namespace, owner.name);
     let api = Api::<IdTokenBinding>::namespaced(ctx.client.clone(), &owner.namespace);
     let body = serde_json::json!({
@@ -109,10 +117,19 @@ async fn write(ctx: &Context, owner: &Owner, status: &IdTokenBindingStatus) -> R
     let result = if matches!(answer, Ok(Ok(_))) { "written" } else { "failed" };
     ctx.metrics.status_writes.get_or_create(&Write { result }).inc();
     match answer {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(kube::Error::Api(s))) if s.code == 404 || s.code == 409 => Ok(()), // it is gone
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(kube::Error::Api(s))) if s.code == 404 => Ok(false),
         Ok(Err(error)) => Err(Error::Api(name(), Box::new(error))),
         Err(_) => Err(Error::Timeout(name())),
+    }
+}
+
+fn log(owner: &Owner, event: &status::Event) {
+    let (namespace, name, reason) = (&owner.namespace, &owner.name, event.reason.as_str());
+    if event.is_warning {
+        tracing::warn!(namespace, name, reason, "{}", event.note);
+    } else {
+        tracing::info!(namespace, name, reason, "{}", event.note);
     }
 }
 

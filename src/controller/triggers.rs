@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::context::Caches;
 use crate::api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE};
 
-/// Bindings to look at.
-pub(super) type Wake = mpsc::Sender<ObjectRef<IdTokenBinding>>;
+/// Bindings to look at. Unbounded: nobody takes from it before the caches are filled, and filling them puts one in for each
+/// Secret; a bound would make the two wait for each other. Afterwards the controller takes at once.
+pub(super) type Wake = mpsc::UnboundedSender<ObjectRef<IdTokenBinding>>;
 
 /// Starts the watches of Secrets, grants and namespaces. `bindings` is consulted for whom a change concerns.
 pub(super) fn start(
@@ -93,7 +94,7 @@ fn forward<K: Send + 'static>(
     tokio::spawn(async move {
         let mut refs = std::pin::pin!(refs);
         while let Some(reference) = refs.next().await {
-            if wake.send(reference).await.is_err() {
+            if wake.send(reference).is_err() {
                 break;
             }
         }

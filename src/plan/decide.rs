@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 
 use super::{
-    Attempts, Problem,
+    Attempts, Pause, Problem,
     refresh::refresh_at,
     secret::{Observed, Record, conflict},
-    validate::{Source, Wanted},
+    validate::{SecretSpec, Source, Wanted},
 };
 use crate::api::Reason;
 
@@ -17,14 +17,14 @@ pub struct Facts {
     pub uid: String,
     /// What stands under the Secret's name.
     pub secret: Observed,
-    /// Whether the binding's status tells of a Secret that we wrote.
+    /// Whether we have written a Secret for this binding before.
     pub was_published: bool,
     /// Whether a grant allows it.
     pub granted: Result<(), Problem>,
     /// What was tried before and failed.
     pub attempts: Option<Attempts>,
     /// The source gave the same token again: not to be asked before this time.
-    pub ask_again: Option<Timestamp>,
+    pub ask_again: Option<Pause>,
     /// The Secret was taken away or changed by somebody else again and again: not to be restored before this time.
     pub restore_not_before: Option<Timestamp>,
 }
@@ -61,29 +61,29 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
     if wanted.suspend {
         return Decision::Rest;
     }
-    if let Observed::Foreign { owner } = &facts.secret {
+    if let Observed::Foreign(owner) = &facts.secret {
         return Decision::Refuse(conflict(&wanted.secret.name, owner));
     }
     if let Err(problem) = &facts.granted {
         return Decision::Refuse(problem.clone());
     }
-    let current = facts.secret.current(&wanted.spec_hash, now);
-    if let Some(record) = current {
+    let key = attempt_key(wanted);
+    if let Some(record) = facts.secret.current(&wanted.spec_hash, now) {
         let planned = refresh_at(record.life, wanted.refresh_percent, &facts.uid);
-        let next = facts.ask_again.map_or(planned, |again| again.max(planned));
-        if now < next && is_handled(wanted, record) {
-            return Decision::Keep { next };
+        if now < planned && is_handled(wanted, record) && facts.secret.carries(&wanted.secret) {
+            return Decision::Keep { next: planned };
+        }
+        if let Some(pause) = facts.ask_again.as_ref().filter(|p| p.holds(&key, now)) {
+            return Decision::Keep { next: pause.until };
         }
     }
-    if let Some(attempts) =
-        facts.attempts.as_ref().filter(|a| a.spec_hash == attempt_key(wanted) && now < a.not_before)
-    {
-        return Decision::Wait { problem: attempts.problem.clone(), until: Some(attempts.not_before) };
+    if let Some(attempts) = facts.attempts.as_ref().filter(|a| a.pause.holds(&key, now)) {
+        return Decision::Wait { problem: attempts.problem.clone(), until: Some(attempts.pause.until) };
     }
     let restores = match &facts.secret {
         Observed::Absent => facts.was_published,
         Observed::Ours(ours) => !ours.intact,
-        Observed::Foreign { .. } => false,
+        Observed::Foreign(_) => false,
     };
     match facts.restore_not_before.filter(|t| restores && now < *t) {
         Some(until) => {
@@ -93,10 +93,12 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
     }
 }
 
-/// What tells two tries apart: another spec or another forced refresh is tried at once.
+/// What tells two tries apart: another spec, other labels or another forced refresh are tried at once.
 #[must_use]
 pub fn attempt_key(wanted: &Wanted) -> String {
-    format!("{}/{}", wanted.spec_hash, wanted.refresh_requested.as_deref().unwrap_or_default())
+    let SecretSpec { labels, annotations, .. } = &wanted.secret;
+    let requested = wanted.refresh_requested.as_deref().unwrap_or_default();
+    format!("{}/{requested}/{labels:?}{annotations:?}", wanted.spec_hash)
 }
 
 /// Refuses to impersonate the operator's own account: Google discourages it (GF 2.2), and a grant for that account would
@@ -116,13 +118,13 @@ pub fn refuse_self(source: &Source, operator: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether a token that was just minted is to be written over `current`: not when it is the same or an older one, unless
-/// the user asked for a refresh, which is then marked as handled.
+/// Whether a token that was just minted is to be written over `current`: not when it is the same or an older one. The same
+/// one is, where it brings something else along: the mark of a forced refresh, or (unless it `carries` them already) labels.
 #[must_use]
-pub fn is_worth_writing(current: Option<&Record>, minted: &Record) -> bool {
+pub fn is_worth_writing(current: Option<&Record>, minted: &Record, carries: bool) -> bool {
     current.is_none_or(|c| {
-        minted.life.expires > c.life.expires
-            || (minted.life.expires == c.life.expires && minted.refresh_handled != c.refresh_handled)
+        let brings = minted.refresh_handled != c.refresh_handled || !carries;
+        minted.life.expires > c.life.expires || (minted.life.expires == c.life.expires && brings)
     })
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use self::pattern::{AudiencePattern, IdentityPattern};
-use super::{Problem, validate::Wanted};
+use super::{Problem, secret::sha256_hex, validate::Wanted};
 use crate::api::{
     IdTokenGrant, Reason,
     grant::{Namespaces, TokenKind},
@@ -18,8 +18,8 @@ use crate::api::{
 pub struct Request<'a> {
     /// Namespace of the binding.
     pub namespace: &'a str,
-    /// Labels of that namespace.
-    pub namespace_labels: &'a BTreeMap<String, String>,
+    /// Labels of that namespace; `None`: they are not known, so that no selector matches.
+    pub namespace_labels: Option<&'a BTreeMap<String, String>>,
     /// `operator` or the e-mail address of the final service account.
     pub identity: &'a str,
     /// The audience of the token.
@@ -35,7 +35,7 @@ pub struct Request<'a> {
 pub fn authorise<'g>(
     grants: impl IntoIterator<Item = &'g IdTokenGrant>,
     namespace: &str,
-    namespace_labels: &BTreeMap<String, String>,
+    namespace_labels: Option<&BTreeMap<String, String>>,
     wanted: &Wanted,
 ) -> Result<(), Problem> {
     let request = Request {
@@ -81,9 +81,10 @@ fn missing(request: Request<'_>) -> String {
     let Request { namespace, identity, audience, .. } = request;
     let mut grant = format!(
         "no IdTokenGrant lets namespace {namespace} use identity {identity} for audience {audience}; an administrator can allow it with:\n\
-         apiVersion: idtoken.dev/v1alpha1\nkind: IdTokenGrant\nmetadata:\n  name: {namespace}\nspec:\n  namespaces:\n    names: [{namespace}]\n  \
+         apiVersion: idtoken.dev/v1alpha1\nkind: IdTokenGrant\nmetadata:\n  name: {name}\nspec:\n  namespaces:\n    names: [{namespace}]\n  \
          identities: [\"{identity}\"]\n  audiences: [{audience}]\n",
         audience = serde_json::Value::from(audience),
+        name = grant_name(request),
     );
     if request.chained {
         grant.push_str("  delegates: true\n");
@@ -94,10 +95,19 @@ fn missing(request: Request<'_>) -> String {
     grant
 }
 
-fn selects(namespaces: &Namespaces, name: &str, labels: &BTreeMap<String, String>) -> bool {
+/// A name of its own for each request: pasting one grant must not replace another.
+fn grant_name(request: Request<'_>) -> String {
+    let Request { namespace, identity, audience, kind, chained, .. } = request;
+    let hash = sha256_hex(format!("{identity} {audience} {kind:?} {chained}").as_bytes());
+    format!("{namespace}-{}", &hash[..8])
+}
+
+fn selects(namespaces: &Namespaces, name: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
     match namespaces {
         Namespaces { names: Some(names), selector: None, all: None } => names.iter().any(|n| n == name),
-        Namespaces { names: None, selector: Some(selector), all: None } => selector_matches(selector, labels),
+        Namespaces { names: None, selector: Some(selector), all: None } => {
+            labels.is_some_and(|labels| selector_matches(selector, labels))
+        }
         Namespaces { names: None, selector: None, all: Some(true) } => true,
         _ => false,
     }

@@ -61,15 +61,32 @@ impl Problem {
     }
 }
 
+/// Not to be done again before a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// What was done: something else may be done at once.
+    pub key: String,
+    /// When it was done. A clock that shows an earlier time now was set back, and the pause is void.
+    pub noted_at: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+impl Pause {
+    /// Whether it still holds back what has `key`.
+    #[must_use]
+    pub fn holds(&self, key: &str, now: Timestamp) -> bool {
+        self.key == key && self.noted_at <= now && now < self.until
+    }
+}
+
 /// What was tried for a binding and failed; kept in memory between visits, and lost without harm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempts {
     /// Failures in a row.
     pub failures: u32,
-    /// Not to be tried again before this time.
-    pub not_before: Timestamp,
-    /// Hash of the spec that was tried: another spec is tried at once.
-    pub spec_hash: String,
+    /// When to try again.
+    pub pause: Pause,
     /// What came of the last try.
     pub problem: Problem,
 }

@@ -35,16 +35,23 @@ pub struct Record {
 
 /// What stands under the name of the binding's Secret.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // one a visit, and mostly the large one
 pub enum Observed {
     /// Nothing.
     Absent,
     /// A Secret that is not ours: it stays as it is.
-    Foreign {
-        /// Who controls it, in words.
-        owner: String,
-    },
+    Foreign(Other),
     /// Our Secret.
     Ours(Ours),
+}
+
+/// Who controls a Secret that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// Another binding: mostly a former one of the same name, whose Secret is about to be collected.
+    Binding(String),
+    /// Something else, in words.
+    Else(String),
 }
 
 /// Our Secret, without its data.
@@ -72,7 +79,7 @@ impl Observed {
     pub fn record(&self) -> Option<&Record> {
         match self {
             Self::Ours(ours) => ours.record.as_ref(),
-            Self::Absent | Self::Foreign { .. } => None,
+            Self::Absent | Self::Foreign(_) => None,
         }
     }
 
@@ -81,6 +88,20 @@ impl Observed {
     pub fn current(&self, spec_hash: &str, now: Timestamp) -> Option<&Record> {
         let Self::Ours(ours) = self else { return None };
         ours.record.as_ref().filter(|r| ours.intact && r.spec_hash == spec_hash && r.life.is_current(now))
+    }
+}
+
+impl Observed {
+    /// Whether our Secret has the labels and annotations that the binding asks for, and no longer those that it dropped.
+    #[must_use]
+    pub fn carries(&self, spec: &SecretSpec) -> bool {
+        let Self::Ours(Ours { metadata, .. }) = self else { return false };
+        let none = BTreeMap::new();
+        let labels = metadata.labels.as_ref().unwrap_or(&none);
+        let annotations = metadata.annotations.as_ref().unwrap_or(&none);
+        spec.labels.iter().all(|(k, v)| labels.get(k) == Some(v))
+            && spec.annotations.iter().all(|(k, v)| annotations.get(k) == Some(v))
+            && FromBinding::read(annotations).unwrap_or_default() == FromBinding::of(spec)
     }
 }
 
@@ -106,21 +127,31 @@ pub fn observe(metadata: Option<&ObjectMeta>, binding_uid: &str, intact: bool) -
             let record = metadata.annotations.as_ref().and_then(record_from);
             Observed::Ours(Ours { metadata: metadata.clone(), record, intact })
         }
-        Some(owner) => Observed::Foreign { owner: format!("{} {}", owner.kind, owner.name) },
-        None => Observed::Foreign { owner: "nobody (it has no controller)".to_owned() },
+        Some(owner) if owner.kind == "IdTokenBinding" => {
+            Observed::Foreign(Other::Binding(owner.name.clone()))
+        }
+        Some(owner) => Observed::Foreign(Other::Else(format!("{} {}", owner.kind, owner.name))),
+        None => Observed::Foreign(Other::Else("nobody (it has no controller)".to_owned())),
     }
 }
 
 /// The problem of a name that is taken, with the way out.
 #[must_use]
-pub fn conflict(name: &str, owner: &str) -> Problem {
-    Problem::on_change(
-        Reason::SecretConflict,
-        format!(
-            "Secret {name} exists and is controlled by {owner}, so it was left alone; delete or rename it, or create a \
-             binding with another spec.secret.name"
+pub fn conflict(name: &str, other: &Other) -> Problem {
+    let mend = "delete or rename it, or create a binding with another spec.secret.name";
+    match other {
+        Other::Binding(binding) => Problem::transient(
+            Reason::SecretConflict,
+            format!(
+                "Secret {name} belongs to another IdTokenBinding, {binding}; if that was deleted, the Secret goes soon and \
+                 this binding gets its own, else {mend}"
+            ),
         ),
-    )
+        Other::Else(owner) => Problem::on_change(
+            Reason::SecretConflict,
+            format!("Secret {name} exists and is controlled by {owner}, so it was left alone; {mend}"),
+        ),
+    }
 }
 
 /// Whether `data` is what we wrote: the token by its hash, and the authorization value made from it.
@@ -222,7 +253,8 @@ fn owners(owner: &Owner, existing: Option<&ObjectMeta>) -> Vec<OwnerReference> {
         name: owner.name.clone(),
         uid: owner.uid.clone(),
         controller: Some(true),
-        block_owner_deletion: Some(true),
+        // Setting it would need the right to update the finalizers of bindings, and nothing here waits for the Secret.
+        block_owner_deletion: None,
     };
     let others = existing.and_then(|m| m.owner_references.clone()).unwrap_or_default();
     others.into_iter().filter(|o| o.uid != owner.uid).chain([ours]).collect()

@@ -25,6 +25,8 @@ pub struct Report<'a> {
     pub problem: Option<&'a Problem>,
     /// Whether the binding rests.
     pub suspended: bool,
+    /// Since when `problem`, or another that only somebody outside can heal, has lasted for this generation.
+    pub failing_since: Option<Timestamp>,
     /// When the source is asked next.
     pub next_refresh: Option<Timestamp>,
 }
@@ -46,11 +48,11 @@ pub fn next(previous: &IdTokenBindingStatus, report: Report<'_>, now: Timestamp)
     let mut conditions = previous.conditions.clone();
     let generation = report.generation;
     let mut set = |type_: ConditionType, verdict: Verdict| {
-        set_condition(&mut conditions, type_, verdict, generation, now)
+        set_condition(&mut conditions, type_, verdict, generation, now);
     };
     set(ConditionType::Ready, ready(report));
     set(ConditionType::Degraded, degraded(report));
-    let verdict = stalled(report, failing_since(&conditions), now);
+    let verdict = stalled(report, &conditions, now);
     set_condition(&mut conditions, ConditionType::Stalled, verdict, generation, now);
     let text = |t: &str| Some(t.to_owned()).filter(|t| !t.is_empty());
     IdTokenBindingStatus {
@@ -68,7 +70,7 @@ pub fn next(previous: &IdTokenBindingStatus, report: Report<'_>, now: Timestamp)
 }
 
 /// Whether `next` is worth a write: always when a condition or the token changed; when only words or times of a lasting
-/// failure did, every 15 minutes.
+/// failure did, every 15 minutes; when only the time of the next request did, every minute.
 #[must_use]
 pub fn is_worth_writing(
     previous: &IdTokenBindingStatus,
@@ -76,21 +78,24 @@ pub fn is_worth_writing(
     last_write: Option<Timestamp>,
     now: Timestamp,
 ) -> bool {
+    let since_write = last_write.map(|at| now.duration_since(at));
     if previous == next {
         return false;
+    }
+    if (IdTokenBindingStatus { next_refresh_time: next.next_refresh_time, ..previous.clone() }) == *next {
+        return since_write.is_none_or(|t| t >= SignedDuration::from_mins(1));
     }
     let failing = next.conditions.iter().any(|c| c.type_ == "Degraded" && c.status == "True")
         || next.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False");
     !failing
         || essence(previous) != essence(next)
-        || last_write.is_none_or(|at| now.duration_since(at) >= SignedDuration::from_mins(15))
+        || since_write.is_none_or(|t| t >= SignedDuration::from_mins(15))
 }
 
-/// When a lasting failure becomes `Stalled`; `None`: it doesn't, or has already.
+/// When a failure that has lasted `since` becomes `Stalled`; `None`: it doesn't, or has already.
 #[must_use]
-pub fn stalls_at(status: &IdTokenBindingStatus, problem: &Problem, now: Timestamp) -> Option<Timestamp> {
-    let since = failing_since(&status.conditions)?;
-    let at = since.saturating_add(STALL_AFTER).ok()?;
+pub fn stalls_at(since: Option<Timestamp>, problem: &Problem, now: Timestamp) -> Option<Timestamp> {
+    let at = since?.saturating_add(STALL_AFTER).ok()?;
     (problem.reason.stalls() == Some(Stall::AfterTenMinutes) && at > now).then_some(at)
 }
 
@@ -108,16 +113,11 @@ pub fn event(
     if outcome(previous) == outcome(next) {
         return None;
     }
-    match problem {
-        Some(problem) => {
-            Some(Event { is_warning: true, reason: problem.reason, note: problem.message.clone() })
-        }
-        None => {
-            let ready =
-                find(&next.conditions, "Ready").filter(|c| c.status == "True" && c.reason == "TokenFresh")?;
-            Some(Event { is_warning: false, reason: Reason::TokenFresh, note: ready.message.clone() })
-        }
+    if let Some(problem) = problem {
+        return Some(Event { is_warning: true, reason: problem.reason, note: problem.message.clone() });
     }
+    let ready = find(&next.conditions, "Ready").filter(|c| c.status == "True" && c.reason == "TokenFresh")?;
+    Some(Event { is_warning: false, reason: Reason::TokenFresh, note: ready.message.clone() })
 }
 
 struct Verdict {
@@ -154,22 +154,28 @@ fn fresh(secret: &str, record: &Record) -> String {
 }
 
 fn degraded(report: Report<'_>) -> Verdict {
-    match report.problem.filter(|_| report.is_good && !report.suspended) {
-        Some(problem) => verdict("True", problem.reason, problem.message.clone()),
-        None => {
-            let Verdict { reason, .. } = ready(report);
-            verdict("False", reason, "")
-        }
+    if let Some(problem) = report.problem.filter(|_| report.is_good && !report.suspended) {
+        return verdict("True", problem.reason, problem.message.clone());
     }
+    let Verdict { reason, .. } = ready(report);
+    verdict("False", reason, "")
 }
 
-fn stalled(report: Report<'_>, failing_since: Option<Timestamp>, now: Timestamp) -> Verdict {
-    let long = failing_since.is_some_and(|t| now.duration_since(t) >= STALL_AFTER);
+fn stalled(report: Report<'_>, conditions: &[Condition], now: Timestamp) -> Verdict {
+    let long = |problem: &Problem| {
+        // So it stays after a restart, which forgets since when.
+        let already = find(conditions, "Stalled").is_some_and(|c| {
+            c.status == "True"
+                && c.reason == problem.reason.as_str()
+                && c.observed_generation == report.generation
+        });
+        already || report.failing_since.is_some_and(|t| now.duration_since(t) >= STALL_AFTER)
+    };
     match report.problem.filter(|_| !report.suspended) {
         Some(problem) if problem.reason.stalls() == Some(Stall::AtOnce) && !is_passing(problem) => {
             verdict("True", problem.reason, problem.message.clone())
         }
-        Some(problem) if problem.reason.stalls() == Some(Stall::AfterTenMinutes) && long => {
+        Some(problem) if problem.reason.stalls() == Some(Stall::AfterTenMinutes) && long(problem) => {
             verdict("True", problem.reason, problem.message.clone())
         }
         _ => {
@@ -181,14 +187,6 @@ fn stalled(report: Report<'_>, failing_since: Option<Timestamp>, now: Timestamp)
 
 fn is_passing(problem: &Problem) -> bool {
     matches!(problem.retry, super::Retry::Transient { .. })
-}
-
-/// Since when nothing has worked: since `Degraded` is True, or since `Ready` is False.
-fn failing_since(conditions: &[Condition]) -> Option<Timestamp> {
-    let since = |type_, status| {
-        find(conditions, type_).filter(|c| c.status == status).map(|c| c.last_transition_time.0)
-    };
-    since("Degraded", "True").or_else(|| since("Ready", "False"))
 }
 
 fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {

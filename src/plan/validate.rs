@@ -138,15 +138,6 @@ impl Source {
         }
     }
 
-    /// The e-mail address that the token must carry, where the source fixes it.
-    #[must_use]
-    pub fn expected_email(&self) -> Option<&ServiceAccountEmail> {
-        match self {
-            Self::MetadataServer => None,
-            Self::Impersonation { service_account, .. } => Some(service_account),
-        }
-    }
-
     /// The name of this source in metrics.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -288,8 +279,8 @@ fn is_reserved(key: &str) -> bool {
 }
 
 fn spec_hash(audience: &Audience, source: &Source, secret: &SecretSpec) -> String {
-    let text =
-        serde_json::json!({"v": 1, "audience": audience, "source": source, "secret": secret}).to_string();
+    let keys = [Some(&secret.key), secret.authorization_key.as_ref()];
+    let text = serde_json::json!({"v": 1, "audience": audience, "source": source, "keys": keys}).to_string();
     sha256_hex(text.as_bytes())
 }
 

@@ -15,7 +15,8 @@ pub(super) fn from_reply(action: &str, reply: &Reply, mend: &str) -> Error {
     let retry_after = reply.retry_after();
     match status {
         429 => Error::Quota { action, detail, retry_after },
-        400..=499 => Error::Denied { action, detail, mend: mend.to_owned() },
+        // 408 is a slow connection, no refusal.
+        400..=407 | 409..=499 => Error::Denied { action, detail, mend: mend.to_owned() },
         _ => Error::Unavailable { action, detail, retry_after },
     }
 }
@@ -62,7 +63,37 @@ struct Detail {
 
 #[cfg(test)]
 mod tests {
-    use super::reason;
+    use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+    use super::*;
+    use crate::{api::Reason, plan::Retry};
+
+    #[test]
+    fn each_status_has_its_error() {
+        let soon = Retry::Transient { retry_after: Some(11) };
+        let denied = (Reason::SourceDenied, Retry::Slowly, "; mend");
+        let unavailable = (Reason::SourceUnavailable, soon, "");
+        let table = [
+            (400, denied),
+            (401, denied),
+            (403, denied),
+            (404, denied),
+            (429, (Reason::QuotaExceeded, soon, "")),
+            (408, unavailable),
+            (302, unavailable),
+            (500, unavailable),
+            (502, unavailable),
+            (503, unavailable),
+        ];
+        for (status, (reason, retry, mend)) in table {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_static("11"))]);
+            let body = b"{\"error\": \"why\"}".to_vec().into();
+            let reply = Reply { status: StatusCode::from_u16(status).unwrap(), headers, body };
+            let error = from_reply("action", &reply, "mend");
+            assert_eq!((error.reason(), error.retry()), (reason, retry), "{status}");
+            assert_eq!(error.to_string(), format!("action: HTTP {status} why{mend}"));
+        }
+    }
 
     #[test]
     fn only_machine_readable_reasons_pass() {

@@ -39,7 +39,7 @@ pub struct Reply {
 }
 
 /// No answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CallError {
     /// Total time-out.
     #[error("no answer within {} s", .0.as_secs())]

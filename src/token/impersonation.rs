@@ -7,7 +7,7 @@ use super::{
     Error, RawToken,
     endpoints::join,
     google_error,
-    http::{Http, Request},
+    http::{Http, Reply, Request},
     operator::Operator,
 };
 use crate::plan::validate::{Audience, ServiceAccountEmail};
@@ -39,15 +39,10 @@ impl Impersonation {
             "delegates": delegates.iter().map(|d| format!("projects/-/serviceAccounts/{d}")).collect::<Vec<_>>(),
         });
         let path = format!("/v1/projects/-/serviceAccounts/{target}:generateIdToken");
-        let access = operator.access_token().await?;
-        let call = async {
-            let request = Request::post_json(join(&self.origin, &path)?, &body).bearer(access.expose())?;
-            self.http.call(request).await
-        };
-        let reply = call.await.map_err(|cause| Error::Call { action: action.clone(), cause })?;
+        let mut reply = self.call(operator, &action, &path, &body).await?;
         if reply.status == 401 {
-            // Revoked or expired before its time: the next try asks for another access token.
-            operator.forget(&access).await;
+            // The access token was revoked, or ended while the machine slept: once more with another one.
+            reply = self.call(operator, &action, &path, &body).await?;
         }
         if !reply.status.is_success() {
             let mend = format!(
@@ -57,11 +52,31 @@ impl Impersonation {
             );
             return Err(google_error::from_reply(&action, &reply, &mend));
         }
-        #[derive(Deserialize)]
-        struct Answer {
-            token: String,
-        }
         let answer: Answer = serde_json::from_slice(&reply.body).map_err(|_| Error::NoToken { action })?;
         Ok(RawToken::new(answer.token))
     }
+
+    async fn call(
+        &self,
+        operator: &Operator,
+        action: &str,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<Reply, Error> {
+        let access = operator.access_token().await?;
+        let call = async {
+            let request = Request::post_json(join(&self.origin, path)?, body).bearer(access.expose())?;
+            self.http.call(request).await
+        };
+        let reply = call.await.map_err(|cause| Error::Call { action: action.to_owned(), cause })?;
+        if reply.status == 401 {
+            operator.forget(&access).await;
+        }
+        Ok(reply)
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: String,
 }

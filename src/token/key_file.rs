@@ -27,7 +27,7 @@ pub(super) struct KeyFile {
 }
 
 /// Why a key file can't be used. The texts never hold its content.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// It can't be read.
     #[error("credential file {path} can't be read: {cause}")]
@@ -87,12 +87,6 @@ impl KeyFile {
             let mend = "check that the key still exists and that the clock is right";
             return Err(google_error::from_reply(&action, &reply, mend));
         }
-        #[derive(Deserialize)]
-        struct Answer {
-            access_token: String,
-            #[serde(default)]
-            expires_in: u64,
-        }
         let answer: Answer = serde_json::from_slice(&reply.body).map_err(|_| Error::NoToken { action })?;
         Ok(AccessToken::new(Zeroizing::new(answer.access_token), answer.expires_in))
     }
@@ -142,6 +136,14 @@ impl KeyFile {
     }
 }
 
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    #[serde(default)]
+    expires_in: u64,
+}
+
+#[allow(clippy::struct_field_names)] // Google's names
 struct Key {
     client_email: String,
     private_key: Zeroizing<String>,

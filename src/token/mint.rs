@@ -35,6 +35,14 @@ impl Minter {
         &self.operator
     }
 
+    /// Whose token `source` will give: what the token's e-mail address must then be.
+    pub async fn identity(&self, source: &Source) -> Result<String, Error> {
+        match source {
+            Source::MetadataServer => self.metadata.email().await,
+            Source::Impersonation { service_account, .. } => Ok(service_account.to_string()),
+        }
+    }
+
     /// Asks `source` for a token for `audience`. The answer is unverified.
     pub async fn mint(&self, source: &Source, audience: &Audience) -> Result<RawToken, Error> {
         let _permit = self.in_flight.acquire().await; // never closed

@@ -8,6 +8,7 @@ mod key_file;
 mod metadata;
 pub mod mint;
 pub mod operator;
+mod shared;
 
 use std::fmt;
 
@@ -42,7 +43,7 @@ impl fmt::Debug for RawToken {
 }
 
 /// Why a source gave no token. The texts hold HTTP codes, Google's own reasons and our words, never a body.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// No answer.
     #[error("{action}: {cause}")]
@@ -137,3 +138,6 @@ impl From<Error> for Problem {
         Self { reason: error.reason(), message: error.to_string(), retry: error.retry() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,19 +3,17 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use http::Uri;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{Error, http::Http, key_file::KeyFile, metadata::Metadata};
+use super::{Error, http::Http, key_file::KeyFile, metadata::Metadata, shared::Shared};
 
 /// Who the operator is towards Google.
 #[derive(Debug)]
 pub struct Operator {
     origin: Origin,
-    /// Locked across the request for a new one, on purpose: all callers need the same answer, and every request is
-    /// bounded by its time-out.
-    access: Mutex<Option<Arc<AccessToken>>>,
-    email: Mutex<Option<(String, Instant)>>,
+    access: Shared<Arc<AccessToken>>,
+    email: Shared<String>,
 }
 
 /// An access token. It can't be printed and is wiped when dropped.
@@ -32,43 +30,34 @@ impl Operator {
             Some(path) => Origin::KeyFile(KeyFile::new(http, oauth_token, path)),
             None => Origin::Metadata(Metadata::new(http, metadata_origin)),
         };
-        Self { origin, access: Mutex::new(None), email: Mutex::new(None) }
+        Self { origin, access: Shared::new(), email: Shared::new() }
     }
 
     /// E-mail address; kept for 10 minutes.
     pub async fn email(&self) -> Result<String, Error> {
-        let mut known = self.email.lock().await;
-        if let Some((email, at)) = known.as_ref()
-            && at.elapsed() < EMAIL_KEPT
-        {
-            return Ok(email.clone());
-        }
-        let email = match &self.origin {
-            Origin::Metadata(metadata) => metadata.email().await?,
-            Origin::KeyFile(key) => key.email().await?,
+        let fetch = async {
+            match &self.origin {
+                Origin::Metadata(metadata) => metadata.email().await,
+                Origin::KeyFile(key) => key.email().await,
+            }
         };
-        *known = Some((email.clone(), Instant::now()));
-        Ok(email)
+        self.email.get(|_, age| age < EMAIL_KEPT, fetch).await
     }
 
     /// An access token for Google's APIs, the same for everybody until it is nearly over.
     pub(super) async fn access_token(&self) -> Result<Arc<AccessToken>, Error> {
-        let mut held = self.access.lock().await;
-        if let Some(token) = held.as_ref().filter(|t| Instant::now() < t.fresh_until) {
-            return Ok(token.clone());
-        }
-        let token = Arc::new(match &self.origin {
-            Origin::Metadata(metadata) => metadata.access_token().await?,
-            Origin::KeyFile(key) => key.access_token().await?,
-        });
-        *held = Some(token.clone());
-        Ok(token)
+        let fetch = async {
+            match &self.origin {
+                Origin::Metadata(metadata) => metadata.access_token().await.map(Arc::new),
+                Origin::KeyFile(key) => key.access_token().await.map(Arc::new),
+            }
+        };
+        self.access.get(|token, _| Instant::now() < token.fresh_until, fetch).await
     }
 
     /// Drops `token` where it is still the one that is handed out.
     pub(super) async fn forget(&self, token: &Arc<AccessToken>) {
-        let mut held = self.access.lock().await;
-        held.take_if(|t| Arc::ptr_eq(t, token));
+        self.access.forget(|held| Arc::ptr_eq(held, token)).await;
     }
 }
 
@@ -78,7 +67,7 @@ impl AccessToken {
         // Of a shorter life, the last quarter.
         let life = Duration::from_secs(expires_in_seconds.min(12 * 3600));
         let margin = Duration::from_secs(225).min(life / 4);
-        Self { text, fresh_until: Instant::now() + (life - margin) }
+        Self { text, fresh_until: Instant::now() + life.saturating_sub(margin) }
     }
 
     pub(super) fn expose(&self) -> &str {

@@ -2,9 +2,14 @@
 //!
 //! Sources: RFC 7515 and 7519; Google's claims: GF 1.3, 2.1 and 6.1.
 
+use std::fmt;
+
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 /// The largest token that is looked at, in bytes. Google's have about 1 KB.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -38,7 +43,6 @@ pub enum EmailRule<'a> {
 }
 
 /// A token taken apart. Nothing of it has been checked but its form and its algorithm.
-#[derive(Debug)]
 pub struct Parsed<'t> {
     /// Header and payload as signed.
     pub signing_input: &'t str,
@@ -143,6 +147,12 @@ pub enum Rejected {
     KeysUnavailable,
 }
 
+impl fmt::Debug for Parsed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Parsed([redacted])") // its parts are the token
+    }
+}
+
 /// Takes `raw` apart.
 pub fn parse(raw: &str) -> Result<Parsed<'_>, Rejected> {
     if raw.len() > MAX_TOKEN_BYTES {
@@ -152,17 +162,15 @@ pub fn parse(raw: &str) -> Result<Parsed<'_>, Rejected> {
         raw.rsplit_once('.').ok_or(Rejected::Malformed("it has no three parts"))?;
     let (header, payload) =
         signing_input.split_once('.').ok_or(Rejected::Malformed("it has no three parts"))?;
-    let header: Header = serde_json::from_slice(&decode(header)?)
-        .map_err(|_| Rejected::Malformed("its header is no JSON object of the right types"))?;
+    let header: Header = object(header, "its header is no JSON object of the right types")?;
     if header.alg != "RS256" {
         return Err(Rejected::Algorithm);
     }
-    if header.crit.is_some() {
+    if header.has_crit {
         return Err(Rejected::Critical);
     }
     let kid = header.kid.filter(|k| !k.is_empty() && k.len() <= 256).ok_or(Rejected::NoKid)?;
-    let claims = serde_json::from_slice(&decode(payload)?)
-        .map_err(|_| Rejected::Malformed("its payload is no JSON object with claims of the right types"))?;
+    let claims = object(payload, "its payload is no JSON object with claims of the right types")?;
     Ok(Parsed { signing_input, signature: decode(signature)?, kid, claims })
 }
 
@@ -190,7 +198,13 @@ pub fn check(claims: &Claims, expected: &Expectation<'_>, now: Timestamp) -> Res
 struct Header {
     alg: String,
     kid: Option<String>,
-    crit: Option<serde_json::Value>,
+    #[serde(default, rename = "crit", deserialize_with = "present")]
+    has_crit: bool,
+}
+
+/// True for a field that is there, whatever its value.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 #[derive(Debug, Deserialize)]
@@ -250,6 +264,14 @@ fn check_email(claims: &Claims, rule: EmailRule<'_>) -> Result<(), Rejected> {
         Some(false) => Err(Rejected::EmailUnverified),
         None => Err(Rejected::Missing("email_verified")),
     }
+}
+
+/// The JSON object in `part`. Derived code would also read a list as the fields in their order.
+fn object<T: DeserializeOwned>(part: &str, otherwise: &'static str) -> Result<T, Rejected> {
+    let json = decode(part)?;
+    let is_object = json.trim_ascii_start().starts_with(b"{");
+    let value = is_object.then(|| serde_json::from_slice(&json).ok()).flatten();
+    value.ok_or(Rejected::Malformed(otherwise))
 }
 
 /// Strict: no padding, no line breaks, no stray bits.

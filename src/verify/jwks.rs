@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use http::{HeaderMap, Uri};
+use http::{
+    HeaderMap, Uri,
+    header::{AGE, CACHE_CONTROL},
+};
 use serde::Deserialize;
 use tokio::{
     sync::Mutex,
@@ -44,7 +47,7 @@ impl Jwks {
         Self { http, issuers }
     }
 
-    /// The key `kid` of `issuer`. Fetches when the cache is old, and at most once a minute for a `kid` it lacks. While a
+    /// The key `kid` of `issuer`. Fetches when the cache is old, and at most once a minute for each `kid` it lacks. While a
     /// fetch fails, old keys serve on.
     pub async fn key(&self, issuer: &str, kid: &str) -> KeyLookup {
         let Some(issuer) = self.issuers.get(issuer) else { return KeyLookup::Unavailable };
@@ -54,7 +57,12 @@ impl Jwks {
         issuer.refresh(&self.http, kid).await;
         match issuer.keys.load_full() {
             None => KeyLookup::Unavailable,
-            Some(set) => set.keys.get(kid).cloned().map_or(KeyLookup::UnknownKid, KeyLookup::Found),
+            Some(set) => match set.keys.get(kid) {
+                Some(key) => KeyLookup::Found(key.clone()),
+                None if set.is_fresh() => KeyLookup::UnknownKid,
+                // Keys that are too old to be asked say nothing about a newer one.
+                None => KeyLookup::Unavailable,
+            },
         }
     }
 }
@@ -73,7 +81,15 @@ struct Issuer {
     keys: ArcSwapOption<KeySet>,
     /// Held across the fetch, on purpose: whoever comes meanwhile waits for that one answer. The fetch is bounded by its
     /// time-out.
-    last_fetch: Mutex<Option<Instant>>,
+    fetches: Mutex<Fetches>,
+}
+
+/// When keys were last asked for.
+#[derive(Debug, Default)]
+struct Fetches {
+    last: Option<Instant>,
+    /// By unknown `kid`; entries older than the pause are dropped.
+    unknown: HashMap<String, Instant>,
 }
 
 #[derive(Debug)]
@@ -82,26 +98,36 @@ struct KeySet {
     fresh_until: Instant,
 }
 
+impl KeySet {
+    fn is_fresh(&self) -> bool {
+        Instant::now() < self.fresh_until
+    }
+}
+
 impl Issuer {
     fn new(url: Uri) -> Self {
-        Self { url, keys: ArcSwapOption::empty(), last_fetch: Mutex::new(None) }
+        Self { url, keys: ArcSwapOption::empty(), fetches: Mutex::default() }
     }
 
     fn fresh(&self) -> Option<Arc<KeySet>> {
-        self.keys.load_full().filter(|set| Instant::now() < set.fresh_until)
+        self.keys.load_full().filter(|set| set.is_fresh())
     }
 
     async fn refresh(&self, http: &Http, kid: &str) {
-        let mut last_fetch = self.last_fetch.lock().await;
+        let mut fetches = self.fetches.lock().await;
         let fresh = self.fresh();
         if fresh.as_ref().is_some_and(|set| set.keys.contains_key(kid)) {
             return; // somebody else fetched it while we waited
         }
-        let pause = if fresh.is_some() { UNKNOWN_KID_PAUSE } else { FAILURE_PAUSE };
-        if last_fetch.is_some_and(|at| at.elapsed() < pause) {
+        if !fetches.permit(fresh.is_some().then_some(kid), Instant::now()) {
             return;
         }
-        *last_fetch = Some(Instant::now());
+        self.fetch(http).await;
+        // Pauses begin with the answer: whoever waited through a time-out shares it, instead of beginning one more.
+        fetches.last = Some(Instant::now());
+    }
+
+    async fn fetch(&self, http: &Http) {
         match timeout(FETCH_TIMEOUT, http.call(Request::get(self.url.clone()))).await {
             Ok(Ok(reply)) if reply.status.is_success() => match parse(&reply.body) {
                 Some(keys) => {
@@ -109,7 +135,7 @@ impl Issuer {
                     self.keys.store(Some(Arc::new(KeySet { keys, fresh_until })));
                 }
                 None => {
-                    tracing::warn!(url = %self.url, "the issuer's keys are no usable JWKS; the old ones serve on")
+                    tracing::warn!(url = %self.url, "the issuer's keys are no usable JWKS; the old ones serve on");
                 }
             },
             Ok(Ok(reply)) => {
@@ -118,6 +144,24 @@ impl Issuer {
             Ok(Err(error)) => tracing::warn!(url = %self.url, %error, "the issuer's keys can't be fetched"),
             Err(_) => tracing::warn!(url = %self.url, "the issuer's keys can't be fetched: time-out"),
         }
+    }
+}
+
+impl Fetches {
+    /// Whether to ask now; for the sake of an unknown `kid`, once a minute.
+    fn permit(&mut self, unknown: Option<&str>, now: Instant) -> bool {
+        if self.last.is_some_and(|at| now.duration_since(at) < ANY_PAUSE) {
+            return false;
+        }
+        if let Some(kid) = unknown {
+            self.unknown.retain(|_, at| now.duration_since(*at) < UNKNOWN_KID_PAUSE);
+            if self.unknown.contains_key(kid) || self.unknown.len() >= MAX_UNKNOWN_KIDS {
+                return false;
+            }
+            self.unknown.insert(kid.to_owned(), now);
+        }
+        self.last = Some(now);
+        true
     }
 }
 
@@ -162,18 +206,21 @@ fn usable(jwk: serde_json::Value) -> Option<(String, Arc<PublicKey>)> {
 
 /// How long an answer may be kept: `max-age` less `Age`, between one minute and one day; 5 minutes when it does not say.
 fn freshness(headers: &HeaderMap) -> Duration {
-    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
-    let max_age = text(http::header::CACHE_CONTROL)
-        .and_then(|v| v.split(',').find_map(|d| d.trim().strip_prefix("max-age=")?.parse::<u64>().ok()));
-    let age = text(http::header::AGE).and_then(|v| v.trim().parse::<u64>().ok()).unwrap_or(0);
+    let directives = headers.get_all(CACHE_CONTROL).iter().filter_map(|v| v.to_str().ok());
+    let max_age = directives.flat_map(|v| v.split(',')).find_map(|directive| {
+        let (name, seconds) = directive.trim().split_once('=')?;
+        name.eq_ignore_ascii_case("max-age").then(|| seconds.parse::<u64>().ok())?
+    });
+    let age = headers.get(AGE).and_then(|v| v.to_str().ok()?.trim().parse::<u64>().ok()).unwrap_or(0);
     let seconds = max_age.map_or(300, |max| max.saturating_sub(age));
     Duration::from_secs(seconds.clamp(60, 24 * 3600))
 }
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 const UNKNOWN_KID_PAUSE: Duration = Duration::from_secs(60);
-/// Between fetches while there are no fresh keys.
-const FAILURE_PAUSE: Duration = Duration::from_secs(2);
+const MAX_UNKNOWN_KIDS: usize = 64;
+/// Between any two fetches.
+const ANY_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

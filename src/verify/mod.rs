@@ -57,3 +57,6 @@ impl Verifier {
         Ok(Outcome { verified, signature_checked })
     }
 }
+
+#[cfg(test)]
+mod tests;

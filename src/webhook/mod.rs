@@ -57,7 +57,7 @@ impl Metrics {
     /// Makes all of it known.
     pub fn register(&self, registry: &mut Registry) {
         self.outcomes.register(registry);
-        self.server.register(registry, "idtoken_webhook");
+        self.server.register(registry, "webhook");
     }
 }
 

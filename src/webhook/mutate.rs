@@ -30,7 +30,11 @@ pub struct Outcomes(Family<Outcome, Counter>);
 impl Outcomes {
     /// Makes the counter known.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("idtoken_webhook_reviews", "Pod admission reviews by result", self.0.clone());
+        // From the start at 0, so that the first of each kind is seen as an increase.
+        for result in RESULTS {
+            self.0.get_or_create(&Outcome { result }).inc_by(0);
+        }
+        registry.register("webhook_reviews", "Pod admission reviews by result", self.0.clone());
     }
 
     /// How many ended in `result`.
@@ -110,6 +114,8 @@ impl<L: BindingLookup> Webhook<L> {
 struct Outcome {
     result: &'static str,
 }
+
+const RESULTS: [&str; 4] = ["injected", "unchanged", "refused", "malformed"];
 
 /// What the API server itself accepts from a client.
 const BODY: usize = 3 * 1024 * 1024;

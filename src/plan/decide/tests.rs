@@ -1,1 +1,390 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proptest::prelude::*;
+
 use super::*;
+use crate::plan::{
+    Retry,
+    refresh::Lifetime,
+    secret::Ours,
+    validate::{Audience, SecretSpec, ServiceAccountEmail},
+};
+
+const UID: &str = "uid-1";
+
+/// 60 percent of the hour after 10:00, less what `UID` hashes to.
+const REFRESH: &str = "2026-01-01T10:34:22.101Z";
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn email(text: &str) -> ServiceAccountEmail {
+    ServiceAccountEmail::parse(text).unwrap()
+}
+
+fn wanted() -> Wanted {
+    Wanted {
+        audience: Audience::parse("https://orders.example.com").unwrap(),
+        source: Source::MetadataServer,
+        secret: SecretSpec {
+            name: "orders-idtoken".to_owned(),
+            key: "id_token".to_owned(),
+            authorization_key: None,
+            labels: [].into(),
+            annotations: [].into(),
+        },
+        refresh_percent: 60,
+        suspend: false,
+        refresh_requested: None,
+        spec_hash: "spec-1".to_owned(),
+    }
+}
+
+/// A token of the hour after 10:00, made for the spec of [`wanted`].
+fn record() -> Record {
+    Record {
+        issuer: "https://accounts.google.com".to_owned(),
+        identity: Some("operator@p.iam.gserviceaccount.com".to_owned()),
+        life: Lifetime { issued: at("2026-01-01T10:00:00Z"), expires: at("2026-01-01T11:00:00Z") },
+        spec_hash: "spec-1".to_owned(),
+        token_sha256: "00".to_owned(),
+        refresh_handled: None,
+        signature_checked: true,
+    }
+}
+
+fn ours(record: Record) -> Observed {
+    Observed::Ours(Ours { metadata: ObjectMeta::default(), record: Some(record), intact: true })
+}
+
+fn tampered(record: Record) -> Observed {
+    Observed::Ours(Ours { metadata: ObjectMeta::default(), record: Some(record), intact: false })
+}
+
+fn facts(secret: Observed) -> Facts {
+    Facts {
+        uid: UID.to_owned(),
+        secret,
+        was_published: false,
+        granted: Ok(()),
+        attempts: None,
+        ask_again: None,
+        restore_not_before: None,
+    }
+}
+
+fn unavailable() -> Problem {
+    Problem::transient(Reason::SourceUnavailable, "HTTP 503")
+}
+
+fn not_granted() -> Problem {
+    Problem::on_change(Reason::NotGranted, "no grant")
+}
+
+/// A failure of the spec with the given hash, not to be tried again before 10:50.
+fn failed(spec_hash: &str) -> Attempts {
+    Attempts {
+        failures: 3,
+        not_before: at("2026-01-01T10:50:00Z"),
+        spec_hash: spec_hash.to_owned(),
+        problem: unavailable(),
+    }
+}
+
+#[test]
+fn a_binding_without_a_secret_gets_its_first_token() {
+    let decision = decide(&wanted(), &facts(Observed::Absent), at("2026-01-01T10:00:00Z"));
+    assert_eq!(decision, Decision::Mint { restores: false });
+}
+
+#[test]
+fn a_good_token_is_kept_until_its_refresh_so_that_a_restart_mints_nothing() {
+    // Nothing is remembered here: all that is known stands in the Secret's metadata.
+    let facts = facts(ours(record()));
+    for now in ["2026-01-01T10:00:00Z", "2026-01-01T10:20:00Z", "2026-01-01T10:34:22.100Z"] {
+        assert_eq!(decide(&wanted(), &facts, at(now)), Decision::Keep { next: at(REFRESH) }, "{now}");
+    }
+    for now in [REFRESH, "2026-01-01T10:59:59Z", "2026-01-01T11:00:00Z", "2026-01-02T00:00:00Z"] {
+        assert_eq!(decide(&wanted(), &facts, at(now)), Decision::Mint { restores: false }, "{now}");
+    }
+}
+
+#[test]
+fn a_suspended_binding_rests_whatever_else_holds() {
+    let wanted = Wanted { suspend: true, ..wanted() };
+    let foreign = Observed::Foreign { owner: "Deployment x".to_owned() };
+    for secret in [Observed::Absent, foreign, ours(record()), tampered(record())] {
+        let facts = Facts {
+            granted: Err(not_granted()),
+            attempts: Some(failed("spec-1/")),
+            was_published: true,
+            ..facts(secret)
+        };
+        assert_eq!(decide(&wanted, &facts, at("2026-01-01T12:00:00Z")), Decision::Rest);
+    }
+}
+
+#[test]
+fn somebody_elses_secret_is_refused_before_anything_but_suspension() {
+    let foreign = Observed::Foreign { owner: "Deployment shop".to_owned() };
+    let facts = Facts {
+        granted: Err(not_granted()),
+        attempts: Some(failed("spec-1/")),
+        was_published: true,
+        ..facts(foreign)
+    };
+    let Decision::Refuse(problem) = decide(&wanted(), &facts, at("2026-01-01T10:00:00Z")) else {
+        panic!("must be refused")
+    };
+    assert_eq!(problem.reason, Reason::SecretConflict);
+    assert_eq!(problem.retry, Retry::OnChange);
+    assert_eq!(
+        problem.message,
+        "Secret orders-idtoken exists and is controlled by Deployment shop, so it was left alone; delete or rename it, \
+         or create a binding with another spec.secret.name"
+    );
+}
+
+#[test]
+fn without_a_grant_nothing_is_minted_and_nothing_kept_quietly() {
+    for secret in [Observed::Absent, ours(record()), tampered(record())] {
+        let facts = Facts {
+            granted: Err(not_granted()),
+            attempts: Some(failed("spec-1/")),
+            was_published: true,
+            ..facts(secret)
+        };
+        let decision = decide(&wanted(), &facts, at("2026-01-01T10:10:00Z"));
+        assert_eq!(decision, Decision::Refuse(not_granted()));
+    }
+}
+
+#[test]
+fn a_good_token_is_kept_although_an_earlier_try_failed() {
+    let facts = Facts { attempts: Some(failed("spec-1/")), ..facts(ours(record())) };
+    let decision = decide(&wanted(), &facts, at("2026-01-01T10:10:00Z"));
+    assert_eq!(decision, Decision::Keep { next: at(REFRESH) });
+}
+
+#[test]
+fn after_a_failure_the_next_try_waits() {
+    let wait = Decision::Wait { problem: unavailable(), until: Some(at("2026-01-01T10:50:00Z")) };
+    for secret in [Observed::Absent, ours(record()), tampered(record())] {
+        let facts = Facts { attempts: Some(failed("spec-1/")), was_published: true, ..facts(secret) };
+        assert_eq!(decide(&wanted(), &facts, at("2026-01-01T10:49:59Z")), wait);
+        assert!(matches!(decide(&wanted(), &facts, at("2026-01-01T10:50:00Z")), Decision::Mint { .. }));
+    }
+}
+
+#[test]
+fn another_spec_or_forced_refresh_does_not_wait_for_the_failure_of_the_last() {
+    let now = at("2026-01-01T10:40:00Z");
+    let failed_before = Facts { attempts: Some(failed("spec-0/")), ..facts(Observed::Absent) };
+    assert_eq!(decide(&wanted(), &failed_before, now), Decision::Mint { restores: false });
+    let failed_before = Facts { attempts: Some(failed("spec-1/")), ..facts(Observed::Absent) };
+    let forced = Wanted { refresh_requested: Some("t1".to_owned()), ..wanted() };
+    assert_eq!(decide(&forced, &failed_before, now), Decision::Mint { restores: false });
+    let failed_forced = Facts { attempts: Some(failed("spec-1/t1")), ..facts(Observed::Absent) };
+    assert!(matches!(decide(&forced, &failed_forced, now), Decision::Wait { .. }));
+}
+
+#[test]
+fn a_changed_spec_is_served_at_once_although_the_old_token_is_good() {
+    let changed = Wanted { spec_hash: "spec-2".to_owned(), ..wanted() };
+    let decision = decide(&changed, &facts(ours(record())), at("2026-01-01T10:01:00Z"));
+    assert_eq!(decision, Decision::Mint { restores: false });
+}
+
+#[test]
+fn a_forced_refresh_happens_once() {
+    let now = at("2026-01-01T10:01:00Z");
+    let forced = Wanted { refresh_requested: Some("2026-01-01T10:00:30Z".to_owned()), ..wanted() };
+    assert_eq!(decide(&forced, &facts(ours(record())), now), Decision::Mint { restores: false });
+    let handled = Record { refresh_handled: Some("2026-01-01T10:00:30Z".to_owned()), ..record() };
+    assert_eq!(decide(&forced, &facts(ours(handled.clone())), now), Decision::Keep { next: at(REFRESH) });
+    // The annotation taken away is no new wish; another value is one.
+    assert_eq!(decide(&wanted(), &facts(ours(handled.clone())), now), Decision::Keep { next: at(REFRESH) });
+    let again = Wanted { refresh_requested: Some("again".to_owned()), ..wanted() };
+    assert_eq!(decide(&again, &facts(ours(handled)), now), Decision::Mint { restores: false });
+}
+
+#[test]
+fn a_forced_refresh_does_not_wait_until_a_cached_token_can_be_expected_to_change() {
+    let forced = Wanted { refresh_requested: Some("now".to_owned()), ..wanted() };
+    let facts = Facts { ask_again: Some(at("2026-01-01T10:55:00Z")), ..facts(ours(record())) };
+    assert_eq!(decide(&forced, &facts, at("2026-01-01T10:40:00Z")), Decision::Mint { restores: false });
+}
+
+#[test]
+fn the_same_token_again_is_kept_until_a_fresh_one_can_be_expected() {
+    let again = Facts { ask_again: Some(at("2026-01-01T10:55:03Z")), ..facts(ours(record())) };
+    let now = at("2026-01-01T10:40:00Z");
+    assert_eq!(decide(&wanted(), &again, now), Decision::Keep { next: at("2026-01-01T10:55:03Z") });
+    assert_eq!(
+        decide(&wanted(), &again, at("2026-01-01T10:55:03Z")),
+        Decision::Mint { restores: false },
+        "then it is asked for"
+    );
+    // What is left over from an earlier token never brings a refresh forward.
+    let stale = Facts { ask_again: Some(at("2026-01-01T10:02:00Z")), ..facts(ours(record())) };
+    let now = at("2026-01-01T10:03:00Z");
+    assert_eq!(decide(&wanted(), &stale, now), Decision::Keep { next: at(REFRESH) });
+}
+
+#[test]
+fn asking_again_later_never_keeps_an_expired_token() {
+    let again = Facts { ask_again: Some(at("2026-01-01T11:30:00Z")), ..facts(ours(record())) };
+    let decision = decide(&wanted(), &again, at("2026-01-01T11:00:00Z"));
+    assert_eq!(decision, Decision::Mint { restores: false });
+}
+
+#[test]
+fn a_deleted_or_tampered_secret_is_restored_at_once() {
+    let now = at("2026-01-01T10:01:00Z");
+    let deleted = Facts { was_published: true, ..facts(Observed::Absent) };
+    assert_eq!(decide(&wanted(), &deleted, now), Decision::Mint { restores: true });
+    assert_eq!(decide(&wanted(), &facts(tampered(record())), now), Decision::Mint { restores: true });
+}
+
+#[test]
+fn a_secret_whose_annotations_were_wiped_counts_for_nothing() {
+    let wiped = Observed::Ours(Ours { metadata: ObjectMeta::default(), record: None, intact: false });
+    let decision = decide(&wanted(), &facts(wiped), at("2026-01-01T10:01:00Z"));
+    assert_eq!(decision, Decision::Mint { restores: true });
+}
+
+#[test]
+fn a_secret_fought_over_is_restored_with_back_off() {
+    let until = at("2026-01-01T10:02:00Z");
+    let deleted = Facts { was_published: true, restore_not_before: Some(until), ..facts(Observed::Absent) };
+    let changed = Facts { restore_not_before: Some(until), ..facts(tampered(record())) };
+    for facts in [deleted, changed] {
+        let decision = decide(&wanted(), &facts, at("2026-01-01T10:01:59Z"));
+        let Decision::Wait { problem, until: Some(again) } = decision else {
+            panic!("must wait: {decision:?}")
+        };
+        assert_eq!(again, until);
+        assert_eq!(problem.reason, Reason::SecretConflict);
+        assert_eq!(problem.retry, Retry::Transient { retry_after: None });
+        assert_eq!(
+            problem.message,
+            "Secret orders-idtoken is deleted or changed by somebody else again and again; it is restored at \
+             2026-01-01T10:02:00Z"
+        );
+        assert_eq!(decide(&wanted(), &facts, until), Decision::Mint { restores: true });
+    }
+}
+
+#[test]
+fn the_back_off_of_restores_holds_up_nothing_else() {
+    let until = Some(at("2026-01-01T11:30:00Z"));
+    let first = Facts { restore_not_before: until, ..facts(Observed::Absent) };
+    let now = at("2026-01-01T10:40:00Z");
+    assert_eq!(decide(&wanted(), &first, now), Decision::Mint { restores: false });
+    let due = Facts { restore_not_before: until, ..facts(ours(record())) };
+    assert_eq!(decide(&wanted(), &due, now), Decision::Mint { restores: false });
+}
+
+#[test]
+fn a_try_is_told_apart_by_spec_and_forced_refresh() {
+    assert_eq!(attempt_key(&wanted()), "spec-1/");
+    let forced = Wanted { refresh_requested: Some("2026-01-01".to_owned()), ..wanted() };
+    assert_eq!(attempt_key(&forced), "spec-1/2026-01-01");
+}
+
+#[test]
+fn the_operator_never_impersonates_itself_in_whatever_case_or_place() {
+    let operator = "Operator@P.iam.gserviceaccount.com";
+    let (itself, other) = ("operator@p.iam.gserviceaccount.com", "caller@p.iam.gserviceaccount.com");
+    let source = |target: &str, delegates: &[&str]| Source::Impersonation {
+        service_account: email(target),
+        delegates: delegates.iter().map(|d| email(d)).collect(),
+    };
+    for refused in [source(itself, &[]), source(other, &[itself]), source(other, &[other, itself])] {
+        let problem = refuse_self(&refused, operator).unwrap_err();
+        assert_eq!(problem.reason, Reason::SelfImpersonation);
+        assert_eq!(problem.retry, Retry::OnChange);
+        assert!(
+            problem.message.starts_with("Operator@P.iam.gserviceaccount.com is the operator's own identity")
+        );
+    }
+    assert_eq!(refuse_self(&source(other, &["middle@p.iam.gserviceaccount.com"]), operator), Ok(()));
+    assert_eq!(refuse_self(&source("operator@q.iam.gserviceaccount.com", &[]), operator), Ok(()));
+    assert_eq!(refuse_self(&Source::MetadataServer, operator), Ok(()));
+}
+
+#[test]
+fn an_older_token_is_never_written_over_a_newer() {
+    let expiring = |expires: &str, handled: Option<&str>| {
+        let life = Lifetime { issued: at("2026-01-01T10:00:00Z"), expires: at(expires) };
+        Record { life, refresh_handled: handled.map(str::to_owned), ..record() }
+    };
+    let current = expiring("2026-01-01T11:00:00Z", Some("a"));
+    let table = [
+        ("2026-01-01T11:00:01Z", Some("a"), true, "newer"),
+        ("2026-01-01T11:00:00Z", Some("a"), false, "the same"),
+        ("2026-01-01T11:00:00Z", Some("b"), true, "the same, which answers a forced refresh"),
+        ("2026-01-01T10:59:59Z", Some("a"), false, "older"),
+        ("2026-01-01T10:59:59Z", Some("b"), false, "older, although forced"),
+    ];
+    for (expires, handled, expected, what) in table {
+        assert_eq!(is_worth_writing(Some(&current), &expiring(expires, handled)), expected, "{what}");
+    }
+    assert!(is_worth_writing(None, &expiring("2026-01-01T10:30:00Z", None)), "nothing is there");
+}
+
+/// A time of the two hours after 10:00, or none.
+fn moment() -> impl Strategy<Value = Option<Timestamp>> {
+    proptest::option::of((0_i64..7200).prop_map(|s| Timestamp::from_second(1_767_261_600 + s).unwrap()))
+}
+
+fn any_facts() -> impl Strategy<Value = Facts> {
+    let secret = prop_oneof![
+        Just(Observed::Absent),
+        Just(Observed::Foreign { owner: "x".to_owned() }),
+        Just(ours(record())),
+        Just(ours(Record { spec_hash: "spec-0".to_owned(), ..record() })),
+        Just(tampered(record())),
+    ];
+    (secret, any::<bool>(), any::<bool>(), moment(), moment(), moment()).prop_map(
+        |(secret, granted, was_published, failed_until, ask_again, restore_not_before)| Facts {
+            granted: if granted { Ok(()) } else { Err(not_granted()) },
+            was_published,
+            attempts: failed_until.map(|not_before| Attempts { not_before, ..failed("spec-1/") }),
+            ask_again,
+            restore_not_before,
+            ..facts(secret)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_decision_waits_for_the_past_and_none_oversteps(facts in any_facts(), now in moment()) {
+        let now = now.unwrap_or_else(|| at("2026-01-01T10:00:00Z"));
+        match decide(&wanted(), &facts, now) {
+            Decision::Rest => prop_assert!(false, "nobody suspended it"),
+            Decision::Keep { next } => {
+                prop_assert!(next > now);
+                prop_assert_eq!(&facts.secret, &ours(record()));
+                prop_assert!(now < at("2026-01-01T11:00:00Z"));
+                prop_assert!(facts.granted.is_ok());
+            }
+            Decision::Wait { until, .. } => {
+                prop_assert!(until.is_some_and(|t| t > now));
+                prop_assert!(facts.granted.is_ok());
+            }
+            Decision::Refuse(problem) => {
+                let foreign = matches!(facts.secret, Observed::Foreign { .. });
+                prop_assert_eq!(problem.reason == Reason::SecretConflict, foreign);
+                prop_assert!(foreign || facts.granted.is_err());
+            }
+            Decision::Mint { .. } => {
+                let foreign = matches!(facts.secret, Observed::Foreign { .. });
+                prop_assert!(!foreign && facts.granted.is_ok());
+            }
+        }
+    }
+}

@@ -17,7 +17,7 @@ fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 fn request<'a>(identity: &'a str, audience: &'a str, labels: &'a BTreeMap<String, String>) -> Request<'a> {
     Request {
         namespace: "shop",
-        namespace_labels: labels,
+        namespace_labels: Some(labels),
         identity,
         audience,
         kind: TokenKind::IdToken,

@@ -12,7 +12,10 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{IssueError, Lifetimes, Step, Stored, next};
-use crate::tls::resolver::{CertificateError, HotCert};
+use crate::{
+    clock,
+    tls::resolver::{CertificateError, HotCert},
+};
 
 /// Where the authority is kept and what it certifies.
 #[derive(Debug, Clone)]
@@ -25,7 +28,7 @@ pub struct Settings {
     pub names: Vec<String>,
     /// How long things live.
     pub lifetimes: Lifetimes,
-    /// How often to look whether another replica was faster: 60 s, except in tests.
+    /// How often to look whether another replica was faster, or the Secret is gone.
     pub poll: Duration,
 }
 
@@ -72,7 +75,7 @@ impl Keeper {
             let pause = match self.visit().await {
                 Ok(renew_at) => {
                     backoff.reset();
-                    self.pause(Timestamp::now(), renew_at)
+                    self.pause(clock::now(), renew_at)
                 }
                 Err(error) => {
                     tracing::warn!(secret = self.settings.secret, %error, "certificate authority not kept; trying again");
@@ -88,7 +91,7 @@ impl Keeper {
         for _ in 0..CONFLICTS {
             let secret = call("reading it", self.api.get_opt(&self.settings.secret)).await?;
             let stored = secret.as_ref().and_then(|secret| self.parse(secret));
-            match next(stored.as_ref(), &self.settings.names, Timestamp::now(), &self.settings.lifetimes)? {
+            match self.step(stored.as_ref(), clock::now())? {
                 Step::Keep { renew_at } => {
                     self.publish(stored)?;
                     return Ok(renew_at);
@@ -105,12 +108,21 @@ impl Keeper {
         Err(VisitError::Contended)
     }
 
+    /// A Secret that is gone or damaged gets back what was in it, if this replica knows: the other replicas serve that, and
+    /// the API server trusts it, so that no request fails meanwhile.
+    fn step(&self, stored: Option<&Stored>, now: Timestamp) -> Result<Step, IssueError> {
+        match (stored, &self.published) {
+            (None, Some(known)) => Ok(Step::Write(Box::new(known.clone()))),
+            (stored, _) => next(stored, &self.settings.names, now, &self.settings.lifetimes),
+        }
+    }
+
     fn parse(&self, secret: &Secret) -> Option<Stored> {
         let data = secret.data.as_ref().filter(|data| !data.is_empty())?;
         Stored::parse(data)
             .inspect_err(|reason| {
                 let secret = &self.settings.secret;
-                tracing::warn!(secret, %reason, "certificate authority is damaged: making a new one");
+                tracing::warn!(secret, %reason, "certificate authority is damaged");
             })
             .ok()
     }

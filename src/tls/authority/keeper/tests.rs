@@ -87,16 +87,19 @@ async fn damaged_and_empty_secrets_are_filled_anew_and_keep_their_metadata() {
 }
 
 #[tokio::test]
-async fn deleted_secret_is_made_anew_and_handed_on() {
+async fn deleted_or_damaged_secret_gets_back_what_was_in_it() {
     let server = Arc::new(Server::default());
     let mut keeper = keeper(&server);
     keeper.visit().await.unwrap();
-    let before = keeper.bundle.borrow().clone().unwrap();
+    let before = server.lock().secret.clone().unwrap().data;
+    let bundle = keeper.bundle.subscribe();
     server.lock().secret = None;
     keeper.visit().await.unwrap();
-    let after = keeper.bundle.borrow().clone().unwrap();
-    assert_ne!(before, after);
-    assert_eq!(after, server.text("ca.crt"));
+    assert_eq!(server.lock().secret.clone().unwrap().data, before);
+    server.lock().secret.as_mut().unwrap().data.as_mut().unwrap().remove("ca.key");
+    keeper.visit().await.unwrap();
+    assert_eq!(server.lock().secret.clone().unwrap().data, before);
+    assert!(!bundle.has_changed().unwrap());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,67 @@
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn status(secret: &str) -> IdTokenBindingStatus {
+    IdTokenBindingStatus {
+        secret_resource_version: Some(secret.to_owned()),
+        ..IdTokenBindingStatus::default()
+    }
+}
+
+/// Milliseconds from the last restore to the next.
+fn pause(entry: &Entry, last: &str) -> i128 {
+    entry.restore_not_before("uid-1").unwrap().duration_since(at(last)).as_millis()
+}
+
+#[test]
+fn the_first_restore_is_immediate_and_each_further_one_waits_longer() {
+    let mut entry = Entry::default();
+    assert_eq!(entry.restore_not_before("uid-1"), None);
+    let mut pauses = Vec::new();
+    for minute in 0..9 {
+        let now = format!("2026-01-01T10:0{minute}:00Z");
+        entry.restored(at(&now));
+        pauses.push(pause(&entry, &now));
+    }
+    for (pause, seconds) in pauses.iter().zip([1, 2, 4, 8, 16, 32, 64, 120, 120]) {
+        let bounds = seconds * 1000..=seconds * 1250;
+        assert!(bounds.contains(pause), "{pauses:?}");
+    }
+}
+
+#[test]
+fn ten_quiet_minutes_are_a_new_beginning() {
+    let mut entry = Entry::default();
+    for time in ["2026-01-01T10:00:00Z", "2026-01-01T10:00:05Z", "2026-01-01T10:00:10Z"] {
+        entry.restored(at(time));
+    }
+    entry.restored(at("2026-01-01T10:10:09Z"));
+    assert!(pause(&entry, "2026-01-01T10:10:09Z") >= 8000);
+    entry.restored(at("2026-01-01T10:20:09Z"));
+    assert!(pause(&entry, "2026-01-01T10:20:09Z") <= 1250);
+}
+
+#[test]
+fn a_status_that_was_replaced_is_known_to_be_old() {
+    let mut entry = Entry::default();
+    assert_eq!(entry.status(&status("1")), &status("1"));
+    entry.wrote_status(status("1"), status("2"), at("2026-01-01T10:00:00Z"));
+    assert_eq!(entry.status_written, Some(at("2026-01-01T10:00:00Z")));
+    assert_eq!(entry.status(&status("1")), &status("2"), "an old copy");
+    assert_eq!(entry.status(&status("2")), &status("2"), "our own write, come back");
+    assert_eq!(entry.status(&status("3")), &status("3"), "somebody else's");
+}
+
+#[test]
+fn only_what_lives_is_remembered() {
+    let memory = Memory::default();
+    let entry = Entry { ask_again: Some(at("2026-01-01T10:00:00Z")), ..Entry::default() };
+    memory.keep("alive", entry.clone());
+    memory.keep("gone", entry);
+    memory.prune(&HashSet::from(["alive".to_owned(), "new".to_owned()]));
+    assert_eq!(memory.of("alive").ask_again, Some(at("2026-01-01T10:00:00Z")));
+    assert_eq!(memory.of("gone").ask_again, None);
+}

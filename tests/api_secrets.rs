@@ -1,0 +1,176 @@
+//! Never destroy, always restore: what becomes of Secrets that others own, delete or change.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
+
+mod common;
+
+use std::time::Duration;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use common::{
+    AUDIENCE, CALLER, SOON, World, claims, google_options, impersonation, message, metadata_server, token,
+};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+use xtask::{cluster::ClusterOptions, google::Endpoint};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn a_secret_that_belongs_to_someone_else_stays_as_it_is() {
+    let world = World::with_controller(google_options()).await;
+    let plain = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "orders-idtoken", "namespace": "shop"}, "stringData": {"id_token": "mine"}});
+    // Ours by type, yet controlled by something else: the watch sees it, and it is foreign all the same.
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "6a1c2f3e-0000-4000-8000-000000000001", "controller": true});
+    let owned = json!({"apiVersion": "v1", "kind": "Secret", "type": "idtoken.dev/id-token", "metadata": {"name": "carts-idtoken", "namespace": "shop", "ownerReferences": [owner]}, "stringData": {"id_token": "mine"}});
+    world.apply(&[plain, owned]);
+    for name in ["orders", "carts"] {
+        let before = world.secret_of(name).await;
+        world.bind(name, &impersonation()).await;
+        let refused = world.wait_condition(name, "Ready=False/SecretConflict").await;
+        assert!(common::conditions(&refused).contains(&"Stalled=True/SecretConflict".to_owned()));
+        assert!(message(&refused, "Ready").contains("delete or rename it"), "{}", message(&refused, "Ready"));
+        world.request_refresh(name).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let after = world.secret_of(name).await;
+        assert_eq!(after, before);
+    }
+    assert_eq!(world.google.count(Endpoint::GenerateIdToken), 0, "Google is not even asked");
+    world.delete_secret("orders-idtoken").await;
+    world.request_refresh("orders").await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn deleted_and_tampered_secrets_come_back() {
+    let world = World::with_controller(google_options()).await;
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let first = world.secret_of("orders").await;
+    world.delete_secret("orders-idtoken").await;
+    let second = world
+        .wait_secret("orders-idtoken", "the Secret to come back", Duration::from_secs(3), |s| {
+            s.metadata.uid != first.metadata.uid
+        })
+        .await;
+    assert_eq!(claims(&token(&second))["aud"], AUDIENCE);
+
+    let own_value = |value: &str| json!({"data": {"id_token": BASE64_STANDARD.encode(value)}});
+    let patches = [
+        own_value("not a token"),
+        json!({"data": {"id_token": null}}),
+        json!({"metadata": {"annotations": {"idtoken.dev/token-sha256": "0".repeat(64)}}}),
+        json!({"metadata": {"annotations": {"idtoken.dev/expiration-time": null}}}),
+        // A forger who mends the hash too: the token itself gives him away.
+        json!({"data": {"id_token": BASE64_STANDARD.encode("a.b.c")}, "metadata": {"annotations": {
+            "idtoken.dev/token-sha256": idtoken_operator::plan::secret::sha256_hex(b"a.b.c")}}}),
+    ];
+    for patch in patches {
+        println!("{patch}");
+        let changed = world
+            .secrets()
+            .patch("orders-idtoken", &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .unwrap();
+        let restored = world
+            .wait_secret("orders-idtoken", "the token to come back", SOON, |s| {
+                s.metadata.resource_version != changed.metadata.resource_version
+                    && s.data.as_ref().is_some_and(|d| d.contains_key("id_token"))
+                    && token(s).starts_with("eyJ")
+            })
+            .await;
+        assert_eq!(claims(&token(&restored))["email"], CALLER);
+        let annotations = restored.metadata.annotations.unwrap();
+        assert_eq!(annotations["idtoken.dev/token-sha256"].len(), 64);
+        assert_ne!(annotations["idtoken.dev/token-sha256"], "0".repeat(64));
+        world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn labels_of_others_cost_no_token_and_survive_a_refresh() {
+    let world = World::with_controller(google_options()).await;
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let (ok, output) = world.kubectl(&["label", "-n", "shop", "secret/orders-idtoken", "backup=no"], None);
+    assert!(ok, "{output}");
+    let api = world.bindings();
+    let labelled = world.secret_of("orders").await.metadata.resource_version;
+    let noted = || async {
+        let status = api.get("orders").await?.status.unwrap();
+        anyhow::ensure!(status.secret_resource_version == labelled, "{:?}", status.secret_resource_version);
+        Ok(())
+    };
+    xtask::process::wait_for("the status to follow", SOON, noted).await.unwrap();
+    assert_eq!(world.google.minted(Endpoint::GenerateIdToken), 1);
+    let before = world.secret_of("orders").await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    world.request_refresh("orders").await;
+    let after = world.wait_secret("orders-idtoken", "a refresh", SOON, |s| token(s) != token(&before)).await;
+    assert_eq!(after.metadata.labels.unwrap()["backup"], "no");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn whoever_deletes_it_again_and_again_waits_longer_each_time() {
+    let world = World::with_controller(google_options()).await;
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < Duration::from_secs(12) {
+        let _ = world.secrets().delete("orders-idtoken", &DeleteParams::default()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let minted = world.google.minted(Endpoint::GenerateIdToken);
+    assert!((3..=8).contains(&minted), "1 + restores after 0, 1, 2 and 4 s: {minted}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn the_secret_goes_with_its_binding() {
+    let options = ClusterOptions { controller_manager: true, ..ClusterOptions::default() };
+    let mut world = World::start(google_options(), options).await;
+    world.start_controller().await;
+    world.namespace("shop").await;
+    world.grant("shop", &["shop"], &[CALLER, "operator"]).await;
+    world.bind("orders", &impersonation()).await;
+    world.bind("own", &metadata_server()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    world.wait_condition("own", "Ready=True/TokenFresh").await;
+    world.bindings().delete("orders", &DeleteParams::default()).await.unwrap();
+    let api = world.secrets();
+    let gone = || async {
+        anyhow::ensure!(api.get_opt("orders-idtoken").await?.is_none(), "it is there");
+        Ok(())
+    };
+    // The garbage collector learns of new kinds every 30 s.
+    xtask::process::wait_for("the Secret to go", Duration::from_secs(60), gone).await.unwrap();
+    assert!(api.get_opt("own-idtoken").await.unwrap().is_some());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn an_immutable_secret_of_ours_is_told_with_the_way_out() {
+    let world = World::with_controller(google_options()).await;
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let patch = Patch::Merge(json!({"immutable": true}));
+    world.secrets().patch("orders-idtoken", &PatchParams::default(), &patch).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    world.request_refresh("orders").await;
+    let degraded = world.wait_condition("orders", "Degraded=True/SecretUnavailable").await;
+    assert!(
+        message(&degraded, "Degraded").contains("delete it and it comes back"),
+        "{}",
+        message(&degraded, "Degraded")
+    );
+    world.delete_secret("orders-idtoken").await;
+    world.wait_condition("orders", "Degraded=False/TokenFresh").await;
+    world.end().await;
+}
