@@ -64,16 +64,16 @@ pub(super) fn condition(object: &DynamicObject, kind: &str) -> Option<Condition>
 }
 
 /// All conditions in words.
-pub(super) fn conditions(object: &DynamicObject) -> String {
-    let said = ["Ready", "Degraded", "Stalled"]
+pub(super) fn conditions(object: &DynamicObject) -> Vec<String> {
+    let said: Vec<String> = ["Ready", "Degraded", "Stalled"]
         .into_iter()
         .filter_map(|kind| condition(object, kind))
         .map(|condition| {
             let said = format!("{}={} {}", condition.type_, condition.status, condition.reason);
             if condition.message.is_empty() { said } else { format!("{said}: {}", condition.message) }
         })
-        .collect::<Vec<_>>();
-    if said.is_empty() { "no conditions at all".to_owned() } else { said.join("; ") }
+        .collect();
+    if said.is_empty() { vec!["no conditions at all".to_owned()] } else { said }
 }
 
 #[cfg(test)]
@@ -102,6 +102,6 @@ mod tests {
         .unwrap();
         assert_eq!(condition(&object, "Ready").unwrap().reason, "NotGranted");
         assert!(condition(&object, "Stalled").is_none());
-        assert_eq!(conditions(&object), "Ready=False NotGranted: no grant");
+        assert_eq!(conditions(&object), ["Ready=False NotGranted: no grant"]);
     }
 }

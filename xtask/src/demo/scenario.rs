@@ -106,11 +106,15 @@ async fn bind(show: &mut Show, ground: &Ground) -> anyhow::Result<()> {
             ready.status == "True" && ready.observed_generation == binding.metadata.generation
         })
     };
-    let ready = until(api, "orders", "condition Ready=True", SOON, is_ready, conditions).await?;
+    let ready =
+        until(api, "orders", "condition Ready=True", SOON, is_ready, |last| conditions(last).join("; "))
+            .await?;
     show.command("kubectl -n idtoken-demo get idtokenbindings -o wide");
     let path = format!("/apis/idtoken.dev/v1alpha1/namespaces/{DEMO}/idtokenbindings");
     show.block(&table(&ground.client(), &path).await?);
-    show.say(conditions(&ready));
+    for said in conditions(&ready) {
+        show.say(said);
+    }
     Ok(())
 }
 

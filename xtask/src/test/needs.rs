@@ -22,16 +22,14 @@ pub(super) fn of(tier: Tier) -> anyhow::Result<Environment> {
     match tier {
         Tier::Unit => Ok(Environment::new()),
         Tier::Api => {
-            Tools::find(&[
-                Tool::KubeApiserver,
-                Tool::KubeControllerManager,
-                Tool::Kubectl,
-                Tool::Etcd,
-                Tool::Helm,
-            ])?;
+            Tools::find(&CLUSTER)?;
             Ok(Environment::new())
         }
-        Tier::Clients => Ok(vec![("IDTOKEN_PYTHON", python()?.into())]),
+        Tier::Clients => {
+            // Some give the libraries what a whole operator has published.
+            Tools::find(&CLUSTER)?;
+            Ok(vec![("IDTOKEN_PYTHON", python()?.into())])
+        }
         Tier::Node => bail!("this version can't run a node"),
     }
 }
@@ -74,4 +72,6 @@ fn install(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+const CLUSTER: [Tool; 5] =
+    [Tool::KubeApiserver, Tool::KubeControllerManager, Tool::Kubectl, Tool::Etcd, Tool::Helm];
 const REQUIREMENTS: &str = include_str!("requirements.txt");
