@@ -267,7 +267,7 @@ async fn without_a_grant_there_is_no_token() {
     assert_eq!(world.google.minted(Endpoint::GenerateIdToken), 1);
 
     // When it goes, nothing more is minted.
-    let (ok, output) = world.kubectl(&["delete", "itg", "other"], None);
+    let (ok, output) = world.kubectl(&["delete", "itg", "--all"], None);
     assert!(ok, "{output}");
     let degraded = || async {
         let now = common::conditions(&others.get("orders").await?);

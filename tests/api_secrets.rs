@@ -10,9 +10,14 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use common::{
     AUDIENCE, CALLER, SOON, World, claims, google_options, impersonation, message, metadata_server, token,
 };
-use kube::api::{DeleteParams, Patch, PatchParams};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
-use xtask::{cluster::ClusterOptions, google::Endpoint};
+use xtask::{
+    cluster::ClusterOptions,
+    google::{Endpoint, Fault},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tier api: needs a kube-apiserver"]
@@ -62,16 +67,34 @@ async fn deleted_and_tampered_secrets_come_back() {
         json!({"data": {"id_token": null}}),
         json!({"metadata": {"annotations": {"idtoken.dev/token-sha256": "0".repeat(64)}}}),
         json!({"metadata": {"annotations": {"idtoken.dev/expiration-time": null}}}),
+    ];
+    restores(&world, &patches).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn forged_secrets_come_back() {
+    let world = World::with_controller(google_options()).await;
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let patches = [
         json!({"metadata": {"annotations": {"idtoken.dev/expiration-time": "2030-01-01T00:00:00Z"}}}),
         // A forger who mends the hash too: the token itself gives him away.
         json!({"data": {"id_token": BASE64_STANDARD.encode("a.b.c")}, "metadata": {"annotations": {
             "idtoken.dev/token-sha256": idtoken_operator::plan::secret::sha256_hex(b"a.b.c")}}}),
     ];
+    restores(&world, &patches).await;
+    world.end().await;
+}
+
+/// Applies each patch to the Secret of `orders`, and waits until a good token is back.
+async fn restores(world: &World, patches: &[serde_json::Value]) {
     for patch in patches {
         println!("{patch}");
         let changed = world
             .secrets()
-            .patch("orders-idtoken", &PatchParams::default(), &Patch::Merge(&patch))
+            .patch("orders-idtoken", &PatchParams::default(), &Patch::Merge(patch))
             .await
             .unwrap();
         let restored = world
@@ -87,7 +110,6 @@ async fn deleted_and_tampered_secrets_come_back() {
         assert_ne!(annotations["idtoken.dev/token-sha256"], "0".repeat(64));
         world.wait_condition("orders", "Ready=True/TokenFresh").await;
     }
-    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,5 +195,67 @@ async fn an_immutable_secret_of_ours_is_told_with_the_way_out() {
     );
     world.delete_secret("orders-idtoken").await;
     world.wait_condition("orders", "Degraded=False/TokenFresh").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn very_many_secrets_do_not_keep_the_controller_from_starting() {
+    let mut world = World::start(google_options(), ClusterOptions::default()).await;
+    world.namespace("shop").await;
+    world.grant("shop", &["shop"], &[CALLER]).await;
+    let owner = |i: usize| {
+        json!({"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding", "name": format!("b{i}"),
+            "uid": format!("6a1c2f3e-0000-4000-8000-{i:012}"), "controller": true})
+    };
+    let create = |i: usize| {
+        let metadata = json!({"name": format!("b{i}-idtoken"), "ownerReferences": [owner(i)]});
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "idtoken.dev/id-token", "metadata": metadata});
+        let api = world.secrets();
+        async move { api.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap() }
+    };
+    let created = futures::stream::iter((0..1500).map(create)).buffer_unordered(16).count().await;
+    assert_eq!(created, 1500);
+    world.start_controller().await; // fails unless it is ready in time
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn a_new_label_reaches_the_secret_and_never_makes_a_good_token_bad() {
+    let world = World::with_controller(google_options()).await;
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    world.google.set_fault(Endpoint::GenerateIdToken, Fault::Unavailable);
+    let label = |value: Option<&str>| Patch::Merge(json!({"spec": {"secret": {"labels": {"team": value}}}}));
+    let params = PatchParams::default();
+    world.bindings().patch("orders", &params, &label(Some("orders"))).await.unwrap();
+    let degraded = world.wait_condition("orders", "Degraded=True/SourceUnavailable").await;
+    assert!(common::conditions(&degraded).contains(&"Ready=True/TokenFresh".to_owned()));
+    world.google.clear_faults();
+    let team = |s: &Secret| s.metadata.labels.clone().unwrap_or_default().get("team").cloned();
+    world.wait_secret("orders-idtoken", "the label", SOON, |s| team(s).as_deref() == Some("orders")).await;
+    world.bindings().patch("orders", &params, &label(None)).await.unwrap();
+    world.wait_secret("orders-idtoken", "the label to go", SOON, |s| team(s).is_none()).await;
+    world.wait_condition("orders", "Degraded=False/TokenFresh").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn a_binding_made_anew_waits_for_the_former_ones_secret_to_go() {
+    let world = World::with_controller(google_options()).await; // without a garbage collector: the test plays it
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let former = world.secret_of("orders").await;
+    world.bindings().delete("orders", &DeleteParams::default()).await.unwrap();
+    world.bind("orders", &impersonation()).await;
+    let waiting = world.wait_condition("orders", "Ready=False/SecretConflict").await;
+    assert!(common::conditions(&waiting).contains(&"Stalled=False/SecretConflict".to_owned()));
+    assert_eq!(world.secret_of("orders").await, former);
+    world.delete_secret("orders-idtoken").await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
     world.end().await;
 }
