@@ -200,6 +200,11 @@ async fn without_keys_the_condition_says_that_the_signature_is_unknown_or_refuse
     world.bind("unchecked", &impersonation()).await;
     let ready = world.wait_condition("unchecked", "Ready=True/TokenFresh").await;
     assert!(message(&ready, "Ready").contains("its signature is unknown"), "{}", message(&ready, "Ready"));
+    // Rubbish is no better than nothing.
+    world.google.set_fault(Endpoint::Jwks, Fault::Garbage);
+    world.bind("rubbish", &impersonation()).await;
+    let ready = world.wait_condition("rubbish", "Ready=True/TokenFresh").await;
+    assert!(message(&ready, "Ready").contains("its signature is unknown"), "{}", message(&ready, "Ready"));
     // Claims are checked all the same.
     world.google.set_fault(Endpoint::GenerateIdToken, Fault::WrongAudience);
     world.bind("wrong", &impersonation()).await;

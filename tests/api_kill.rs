@@ -9,16 +9,16 @@ use std::{
     time::Duration,
 };
 
-use common::{AUDIENCE, World, claims, google_options, impersonation, token};
+use common::{AUDIENCE, World, claims, google_options, impersonation, sha256, token};
 use futures::StreamExt as _;
-use idtoken_operator::plan::secret::sha256_hex;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api,
     runtime::{WatchStreamExt as _, watcher},
 };
 use std::sync::{Arc, Mutex};
-use xtask::google::Endpoint;
+use tokio::task::JoinHandle;
+use xtask::google::{Endpoint, Fault};
 
 const BINDINGS: u64 = 8;
 const KILLS: u64 = 30;
@@ -29,7 +29,9 @@ async fn killed_thirty_times_every_binding_is_ready_and_no_secret_is_half_writte
     let mut world = World::with_controller(google_options()).await;
     // Refreshes every 6 s a binding: more than one a second in all, so that kills fall among them.
     world.google.set_id_token_lifetime(Duration::from_secs(10));
-    let published = watch_published(&world);
+    // Slow mints, so that kills meet some.
+    world.google.set_fault(Endpoint::GenerateIdToken, Fault::Latency(Duration::from_millis(400)));
+    let (published, watch) = watch_published(&world);
     let names: Vec<_> = (0..BINDINGS).map(|i| format!("b{i}")).collect();
     for name in &names {
         world.bind(name, &impersonation()).await;
@@ -60,40 +62,52 @@ async fn killed_thirty_times_every_binding_is_ready_and_no_secret_is_half_writte
         assert_whole(&world.secret_of(name).await);
     }
     world.kill_controller();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    watch.abort();
+    assert!(watch.await.is_err_and(|end| end.is_cancelled()), "every Secret was whole whenever it was seen");
+    let unanswered = world.google.requests().iter().filter(|r| r.status.is_none()).count();
+    assert!(unanswered >= 3, "kills met requests under way: {unanswered} of {KILLS}");
+    let published = published.lock().unwrap().clone();
+    for (name, issued) in &published {
+        // 55 to 60 percent of 10 s after the last; whole seconds tell it to within one.
+        let early = issued.iter().zip(issued.iter().skip(1)).find(|(before, after)| **after - **before < 5);
+        assert_eq!(early, None, "{name}: a token was replaced that was still good: {issued:?}");
+    }
     let minted = world.google.minted(Endpoint::GenerateIdToken);
-    let written: u64 = published.lock().unwrap().values().map(|tokens| tokens.len() as u64).sum();
-    println!("{minted} minted, {written} published, {KILLS} kills");
+    let written: u64 = published.values().map(|tokens| tokens.len() as u64).sum();
+    println!("{minted} minted, {written} published, {KILLS} kills, {unanswered} requests cut off");
     assert!(minted >= written, "nothing was published that was not minted");
-    // Each kill loses the few mints under way. Minting anew what is still good would cost {BINDINGS} a kill.
+    // A kill loses what is under way. Eight bindings a kill would be 240.
     assert!(minted <= written + 2 * KILLS, "{minted} minted for {written} published");
     assert!(written >= BINDINGS * 4, "refreshes went on: {written}");
     world.end().await;
 }
 
-/// Token, hash, times and authorisation all belong together.
+/// Token, hash and times all belong together.
 fn assert_whole(secret: &Secret) {
     let raw = token(secret);
     let claims = claims(&raw);
     let annotations = secret.metadata.annotations.as_ref().unwrap();
-    assert_eq!(annotations["idtoken.dev/token-sha256"], sha256_hex(raw.as_bytes()));
+    assert_eq!(annotations["idtoken.dev/token-sha256"], sha256(&raw));
     assert_eq!(claims["aud"], AUDIENCE);
     let exp: jiff::Timestamp = annotations["idtoken.dev/expiration-time"].parse().unwrap();
     assert_eq!(claims["exp"], exp.as_second());
 }
 
-/// The different tokens that each Secret has held, by their hashes.
-fn watch_published(world: &World) -> Arc<Mutex<BTreeMap<String, BTreeSet<String>>>> {
-    let seen = Arc::new(Mutex::new(BTreeMap::<String, BTreeSet<String>>::new()));
+/// When the tokens that each Secret has held were issued.
+type Published = Arc<Mutex<BTreeMap<String, BTreeSet<i64>>>>;
+
+/// Watches until it is aborted; ends by itself only when it sees a Secret that is not whole.
+fn watch_published(world: &World) -> (Published, JoinHandle<()>) {
+    let seen = Published::default();
     let (api, noted) = (Api::<Secret>::namespaced(world.client.clone(), "shop"), seen.clone());
-    tokio::spawn(async move {
-        let mut events =
-            std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().applied_objects());
-        while let Some(Ok(secret)) = events.next().await {
+    let watch = tokio::spawn(async move {
+        let events = watcher(api, watcher::Config::default()).default_backoff().applied_objects();
+        let mut events = std::pin::pin!(events.filter_map(|event| std::future::ready(event.ok())));
+        while let Some(secret) = events.next().await {
             assert_whole(&secret);
-            let name = secret.metadata.name.clone().unwrap();
-            noted.lock().unwrap().entry(name).or_default().insert(sha256_hex(token(&secret).as_bytes()));
+            let issued = claims(&token(&secret))["iat"].as_i64().unwrap();
+            noted.lock().unwrap().entry(secret.metadata.name.unwrap()).or_default().insert(issued);
         }
     });
-    seen
+    (seen, watch)
 }

@@ -17,7 +17,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use xtask::google::{Endpoint, Role};
+use xtask::google::{Endpoint, Fault, Role};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tier api: needs a kube-apiserver"]
@@ -214,7 +214,12 @@ async fn the_operator_may_be_a_key_file_and_go_through_delegates() {
     world.namespace("shop").await;
     world.grant("shop", &["shop"], &[CALLER, KEYED]).await;
     let source = json!({"impersonation": {"serviceAccount": CALLER, "delegates": [MIDDLE]}});
+    world.google.set_fault(Endpoint::OauthToken, Fault::Unavailable);
     world.bind("chained", &json!({"audience": AUDIENCE, "source": source})).await;
+    let failed = world.wait_condition("chained", "Ready=False/SourceUnavailable").await;
+    assert_eq!(message(&failed, "Ready"), format!("OAuth token for {KEYED}: HTTP 503"));
+    world.google.clear_faults();
+    world.google.clear_requests();
     world.wait_condition("chained", "Ready=True/TokenFresh").await;
     assert_eq!(claims(&token(&world.secret_of("chained").await))["email"], CALLER);
     assert_eq!(world.google.count(Endpoint::OauthToken), 1);
@@ -275,7 +280,9 @@ async fn without_a_grant_there_is_no_token() {
         Ok(())
     };
     xtask::process::wait_for("Degraded", SOON, degraded).await.unwrap();
-    world.kubectl(&["annotate", "-n", "other", "itb/orders", "idtoken.dev/refresh-requested-at=now"], None);
+    let annotate = ["annotate", "-n", "other", "itb/orders", "idtoken.dev/refresh-requested-at=now"];
+    let (ok, output) = world.kubectl(&annotate, None);
+    assert!(ok, "{output}");
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(world.google.minted(Endpoint::GenerateIdToken), 1);
     world.end().await;

@@ -12,7 +12,7 @@ use crate::api::{IdTokenBinding, IdTokenGrant};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Write one file a kind into this directory instead of printing
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "IDTOKEN_OPERATOR_OUTPUT_DIR", value_name = "DIR")]
     output_dir: Option<PathBuf>,
 }
 

@@ -3,9 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{context::Context, expectation, memory::Entry, secrets};
+use super::{context::Context, expectation, memory::Entry, secrets, status::status};
 use crate::{
-    api::Reason,
+    api::{IdTokenBinding, Reason},
     clock,
     plan::{
         Attempts, Pause, Problem, Retry,
@@ -30,9 +30,17 @@ pub(super) struct Outcome {
     pub next: Option<Timestamp>,
 }
 
+impl Outcome {
+    /// Of a binding that could not be worked on.
+    pub(super) fn refused(problem: &Problem) -> Self {
+        Self { secret: Observed::Absent, problem: Some(problem.clone()), next: None }
+    }
+}
+
 /// Carries out `decision`, and notes in `entry` what the next visit should know.
 pub(super) async fn apply(
     ctx: &Context,
+    binding: &IdTokenBinding,
     owner: &Owner,
     wanted: &Wanted,
     facts: Facts,
@@ -51,32 +59,34 @@ pub(super) async fn apply(
             let next = look_again(&problem, clock::now());
             Outcome { secret, problem: Some(problem), next }
         }
-        Decision::Mint { restores } => match mint(ctx, owner, wanted, &facts).await {
-            Ok(Minted::Published(ours)) => {
-                entry.attempts = None;
-                entry.ask_again = None;
-                if restores {
-                    entry.restored(clock::now());
+        Decision::Mint { restores } => {
+            match first_seen_then_mint(ctx, binding, owner, wanted, &facts, entry).await {
+                Ok(Minted::Published(ours)) => {
+                    entry.attempts = None;
+                    entry.ask_again = None;
+                    if restores {
+                        entry.restored(clock::now());
+                    }
+                    let now = clock::now();
+                    let life = ours.record.as_ref().map(|r| r.life);
+                    let mut next = life.map(|life| refresh_at(life, wanted.refresh_percent, &owner.uid));
+                    if let Some(life) = life.filter(|_| next.is_some_and(|next| next <= now)) {
+                        // Due as soon as it is there: our clock is fast, or the source hands out old tokens.
+                        next = Some(ask_later(entry, wanted, owner, life.expires, now));
+                    }
+                    Outcome { secret: Observed::Ours(ours), problem: None, next }
                 }
-                let now = clock::now();
-                let life = ours.record.as_ref().map(|r| r.life);
-                let mut next = life.map(|life| refresh_at(life, wanted.refresh_percent, &owner.uid));
-                if let Some(life) = life.filter(|_| next.is_some_and(|next| next <= now)) {
-                    // Due as soon as it is there: our clock is fast, or the source hands out old tokens.
-                    next = Some(ask_later(entry, wanted, owner, life.expires, now));
+                Ok(Minted::Same(expires)) => {
+                    entry.attempts = None;
+                    let next = ask_later(entry, wanted, owner, expires, clock::now());
+                    Outcome { secret, problem: None, next: Some(next) }
                 }
-                Outcome { secret: Observed::Ours(ours), problem: None, next }
+                Err(failed) => {
+                    let next = note_failure(entry, wanted, owner, &failed.problem);
+                    Outcome { secret: failed.secret.unwrap_or(secret), problem: Some(failed.problem), next }
+                }
             }
-            Ok(Minted::Same(expires)) => {
-                entry.attempts = None;
-                let next = ask_later(entry, wanted, owner, expires, clock::now());
-                Outcome { secret, problem: None, next: Some(next) }
-            }
-            Err(failed) => {
-                let next = note_failure(entry, wanted, owner, &failed.problem);
-                Outcome { secret: failed.secret.unwrap_or(secret), problem: Some(failed.problem), next }
-            }
-        },
+        }
     }
 }
 
@@ -98,6 +108,7 @@ fn look_again(problem: &Problem, now: Timestamp) -> Option<Timestamp> {
     let pause = match (problem.reason, problem.retry) {
         (Reason::SecretConflict, Retry::Transient { .. }) => SignedDuration::from_secs(2),
         (Reason::SecretConflict, _) => SignedDuration::from_mins(1),
+        (Reason::SecretUnavailable, _) => SignedDuration::from_secs(5),
         _ => return None,
     };
     now.saturating_add(pause).ok()
@@ -123,6 +134,24 @@ impl From<Problem> for Failed {
     fn from(problem: Problem) -> Self {
         Self { problem, secret: None }
     }
+}
+
+/// A binding that has no conditions yet gets them before Google is asked, which may take long.
+async fn first_seen_then_mint(
+    ctx: &Context,
+    binding: &IdTokenBinding,
+    owner: &Owner,
+    wanted: &Wanted,
+    facts: &Facts,
+    entry: &mut Entry,
+) -> Result<Minted, Failed> {
+    if binding.status.as_ref().is_none_or(|s| s.conditions.is_empty()) {
+        let seen = Outcome { secret: Observed::Absent, problem: None, next: None };
+        if let Err(error) = status(ctx, binding, owner, Some(wanted), &seen, entry).await {
+            tracing::warn!(%error, "the first status was not written");
+        }
+    }
+    mint(ctx, owner, wanted, facts).await
 }
 
 async fn mint(ctx: &Context, owner: &Owner, wanted: &Wanted, facts: &Facts) -> Result<Minted, Failed> {

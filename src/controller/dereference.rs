@@ -5,8 +5,9 @@ use kube::{core::PartialObjectMeta, runtime::reflector::ObjectRef};
 
 use super::{context::Context, expectation, memory::Entry, secrets};
 use crate::{
-    api::IdTokenBindingStatus,
+    api::{IdTokenBinding, IdTokenBindingStatus, Reason},
     plan::{
+        Problem,
         decide::Facts,
         refresh::Lifetime,
         secret::{Observed, Owner, Record, is_intact, observe},
@@ -15,22 +16,32 @@ use crate::{
     verify::claims::{EmailRule, Rejected, check, parse},
 };
 
-/// Gathers the facts. `status` is the newest known.
+/// Gathers the facts. A Secret that can't be read is a fact too, unless the last word on it was that its token is good:
+/// that stays the last word, and the visit is tried again.
 pub(super) async fn dereference(
     ctx: &Context,
+    binding: &IdTokenBinding,
     owner: &Owner,
     wanted: &Wanted,
     entry: &Entry,
-    status: &IdTokenBindingStatus,
 ) -> Result<Facts, secrets::Error> {
+    let (seen, now) = (binding.status.clone().unwrap_or_default(), crate::clock::now());
+    let status = entry.status(&seen);
+    let (secret, permitted) = match observe_secret(ctx, owner, wanted, status).await {
+        Ok(secret) => (secret, ctx.authorise(owner, wanted)),
+        Err(error) if status.expiration_time.is_some_and(|at| at > now) => return Err(error),
+        Err(error) => {
+            (Observed::Absent, Err(Problem::transient(Reason::SecretUnavailable, error.to_string())))
+        }
+    };
     Ok(Facts {
         uid: owner.uid.clone(),
-        secret: observe_secret(ctx, owner, wanted, status).await?,
+        secret,
         was_published: status.secret_resource_version.is_some() || entry.has_restored(),
-        granted: ctx.authorise(owner, wanted),
+        permitted,
         attempts: entry.attempts.clone(),
         ask_again: entry.ask_again.clone(),
-        restore_not_before: entry.restore_not_before(&owner.uid, crate::clock::now()),
+        restore_not_before: entry.restore_not_before(&owner.uid, now),
     })
 }
 

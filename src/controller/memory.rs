@@ -102,6 +102,11 @@ impl Entry {
         self.failing.map(|(since, _)| since)
     }
 
+    /// What [`Entry::failing_since`] said last.
+    pub(super) fn failing(&self) -> Option<Timestamp> {
+        self.failing.map(|(since, _)| since)
+    }
+
     pub(super) fn has_restored(&self) -> bool {
         self.restores.is_some()
     }

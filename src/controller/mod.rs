@@ -34,15 +34,14 @@ use self::{
     apply::{Outcome, apply},
     context::Context,
     dereference::dereference,
-    memory::Memory,
+    memory::{Entry, Memory},
     status::status,
 };
 use crate::{
-    api::{IdTokenBinding, Reason},
+    api::IdTokenBinding,
     clock,
     plan::{
-        Problem,
-        decide::{Decision, decide},
+        decide::decide,
         refresh::{RECHECK, sleep_until},
         secret::Owner,
         status::stalls_at,
@@ -128,57 +127,36 @@ enum Error {
     Panic,
 }
 
-/// A panic would otherwise end the whole controller with the one binding that caused it.
+/// Runs one visit with what is remembered of its binding. A panic would otherwise end the whole controller with the one
+/// binding that caused it.
 async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let visit = AssertUnwindSafe(reconcile(&binding, &ctx)).catch_unwind().await.unwrap_or(Err(Error::Panic));
-    let name = binding.metadata.name.as_deref().unwrap_or_default();
-    let namespace = binding.metadata.namespace.as_deref().unwrap_or_default();
-    visit.inspect_err(|error| tracing::warn!(namespace, name, %error, "a visit failed; it is tried again"))
-}
-
-async fn reconcile(binding: &IdTokenBinding, ctx: &Context) -> Result<Action, Error> {
-    let Some(owner) = owner(binding) else { return Ok(Action::await_change()) };
+    let Some(owner) = owner(&binding) else { return Ok(Action::await_change()) };
     let mut entry = ctx.memory.of(&owner.uid);
-    let valid = validate(binding);
-    let outcome = match &valid {
-        Err(problem) => status::refused(problem.clone()),
-        Ok(wanted) => visit(ctx, binding, &owner, wanted, &mut entry).await?,
-    };
-    let now = clock::now();
-    let written = status(ctx, binding, &owner, valid.as_ref().ok(), &outcome, &mut entry, now).await;
-    let since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
+    let visit = AssertUnwindSafe(reconcile(&ctx, &binding, &owner, &mut entry)).catch_unwind().await;
     ctx.memory.keep(&owner.uid, entry);
-    written?;
-    Ok(Action::requeue(wake_after(&outcome, since, clock::now())))
+    let Owner { namespace, name, .. } = owner;
+    visit
+        .unwrap_or(Err(Error::Panic))
+        .inspect_err(|error| tracing::warn!(namespace, name, %error, "a visit failed; it is tried again"))
 }
 
-async fn visit(
+async fn reconcile(
     ctx: &Context,
     binding: &IdTokenBinding,
     owner: &Owner,
-    wanted: &Wanted,
-    entry: &mut memory::Entry,
-) -> Result<Outcome, Error> {
-    let seen = binding.status.clone().unwrap_or_default();
-    let known = entry.status(&seen).clone();
-    let facts = match dereference(ctx, owner, wanted, entry, &known).await {
-        Ok(facts) => facts,
-        // While the last word is that the token is good, it stays the last word: the visit is simply tried again.
-        Err(error) if known.expiration_time.is_some_and(|at| at > clock::now()) => return Err(error.into()),
-        Err(error) => {
-            let problem = Problem::transient(Reason::SecretUnavailable, error.to_string());
-            return Ok(Outcome {
-                next: clock::now().checked_add(AFTER_ERROR).ok(),
-                ..status::refused(problem)
-            });
+    entry: &mut Entry,
+) -> Result<Action, Error> {
+    let wanted = validate(binding);
+    let outcome = match &wanted {
+        Err(problem) => Outcome::refused(problem),
+        Ok(wanted) => {
+            let facts = dereference(ctx, binding, owner, wanted, entry).await?;
+            let decision = decide(wanted, &facts, clock::now());
+            apply(ctx, binding, owner, wanted, facts, decision, entry).await
         }
     };
-    let decision = decide(wanted, &facts, clock::now());
-    tracing::debug!(namespace = owner.namespace, name = owner.name, ?decision, "decided");
-    if known.conditions.is_empty() && matches!(decision, Decision::Mint { .. }) {
-        status::pending(ctx, binding, owner, wanted, entry, clock::now()).await?;
-    }
-    Ok(apply(ctx, owner, wanted, facts, decision, entry).await)
+    status(ctx, binding, owner, wanted.as_ref().ok(), &outcome, entry).await?;
+    Ok(Action::requeue(wait(&outcome, entry, clock::now())))
 }
 
 /// The binding as owner; `None` for one that is on its way out.
@@ -191,9 +169,9 @@ fn owner(binding: &IdTokenBinding) -> Option<Owner> {
 }
 
 /// Until something is due: the next request, the end of the token, or the moment at which a failure counts as stalled.
-fn wake_after(outcome: &Outcome, failing_since: Option<Timestamp>, now: Timestamp) -> Duration {
+fn wait(outcome: &Outcome, entry: &Entry, now: Timestamp) -> Duration {
     let expiry = outcome.secret.record().map(|r| r.life.expires).filter(|t| *t > now);
-    let stall = outcome.problem.as_ref().and_then(|p| stalls_at(failing_since, p, now));
+    let stall = outcome.problem.as_ref().and_then(|p| stalls_at(entry.failing(), p, now));
     let due = [outcome.next, expiry, stall].into_iter().flatten().min();
     let sleep = due.map_or(RECHECK.unsigned_abs(), |at| sleep_until(now, at));
     sleep.max(Duration::from_millis(50))

@@ -11,9 +11,8 @@ use kube::{
 
 use super::{apply::Outcome, context::Context, memory::Entry};
 use crate::{
-    api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus, Reason},
+    api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus},
     plan::{
-        Problem,
         secret::{Observed, Owner},
         status::{self, Report},
         validate::{Wanted, source_name},
@@ -33,7 +32,6 @@ pub(super) enum Error {
 }
 
 /// Writes what came of a visit, where it differs from what stands there, and sends an event where the outcome changed.
-/// Returns the status that now holds.
 pub(super) async fn status(
     ctx: &Context,
     binding: &IdTokenBinding,
@@ -41,38 +39,25 @@ pub(super) async fn status(
     wanted: Option<&Wanted>,
     outcome: &Outcome,
     entry: &mut Entry,
-    now: Timestamp,
-) -> Result<IdTokenBindingStatus, Error> {
+) -> Result<(), Error> {
+    let now = crate::clock::now();
     let seen = binding.status.clone().unwrap_or_default();
     let previous = entry.status(&seen).clone();
     let failing_since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
     let report = Report { failing_since, ..report(binding, wanted, outcome, now) };
     let next = status::next(&previous, report, now);
     if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
-        return Ok(previous);
+        return Ok(());
     }
     if !write(ctx, owner, &next).await? {
-        return Ok(previous); // the binding is gone
+        return Ok(()); // the binding is gone
     }
     entry.wrote_status(seen, next.clone(), now);
     if let Some(event) = status::event(&previous, &next, outcome.problem.as_ref()) {
         log(owner, &event);
         announce(ctx, binding, event).await;
     }
-    Ok(next)
-}
-
-/// Marks a binding as seen before its first token is asked for.
-pub(super) async fn pending(
-    ctx: &Context,
-    binding: &IdTokenBinding,
-    owner: &Owner,
-    wanted: &Wanted,
-    entry: &mut Entry,
-    now: Timestamp,
-) -> Result<(), Error> {
-    let outcome = Outcome { secret: Observed::Absent, problem: None, next: None };
-    status(ctx, binding, owner, Some(wanted), &outcome, entry, now).await.map(drop)
+    Ok(())
 }
 
 fn report<'a>(
@@ -148,12 +133,6 @@ async fn announce(ctx: &Context, binding: &IdTokenBinding, event: status::Event)
         Ok(Err(error)) => tracing::warn!(%error, "an event can't be sent"),
         Err(_) => tracing::warn!("an event can't be sent: time-out"),
     }
-}
-
-/// A problem found before anything could be looked up.
-pub(super) fn refused(problem: Problem) -> Outcome {
-    debug_assert_ne!(problem.reason, Reason::TokenFresh);
-    Outcome { secret: Observed::Absent, problem: Some(problem), next: None }
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -19,8 +19,8 @@ pub struct Facts {
     pub secret: Observed,
     /// Whether we have written a Secret for this binding before.
     pub was_published: bool,
-    /// Whether a grant allows it.
-    pub granted: Result<(), Problem>,
+    /// Whether it may go on: a grant allows it, and the Secret could be looked at.
+    pub permitted: Result<(), Problem>,
     /// What was tried before and failed.
     pub attempts: Option<Attempts>,
     /// The source gave the same token again: not to be asked before this time.
@@ -64,7 +64,7 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
     if let Observed::Foreign(owner) = &facts.secret {
         return Decision::Refuse(conflict(&wanted.secret.name, owner));
     }
-    if let Err(problem) = &facts.granted {
+    if let Err(problem) = &facts.permitted {
         return Decision::Refuse(problem.clone());
     }
     let key = attempt_key(wanted);
@@ -101,7 +101,7 @@ pub fn attempt_key(wanted: &Wanted) -> String {
     format!("{}/{requested}/{labels:?}{annotations:?}", wanted.spec_hash)
 }
 
-/// Refuses to impersonate the operator's own account: Google discourages it (GF 2.2), and a grant for that account would
+/// Refuses to impersonate the operator's own account: Google discourages it, and a grant for that account would
 /// be the operator itself by another name.
 pub fn refuse_self(source: &Source, operator: &str) -> Result<(), Problem> {
     let Source::Impersonation { service_account, delegates } = source else { return Ok(()) };

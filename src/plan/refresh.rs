@@ -38,7 +38,7 @@ pub fn refresh_at(life: Lifetime, percent: u8, uid: &str) -> Timestamp {
 
 /// When to ask again after the source handed out the token that we have already.
 ///
-/// The metadata server keeps a token until about 5 minutes before its end (GF 1.4), so a fresh one can be expected
+/// The metadata server keeps a token until about 5 minutes before its end, so a fresh one can be expected
 /// then; later than that, an eighth of what is left, between 1 and 30 seconds.
 #[must_use]
 pub fn ask_again_at(now: Timestamp, expires: Timestamp, uid: &str) -> Timestamp {

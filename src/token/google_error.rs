@@ -1,4 +1,5 @@
-//! Google's refusals, reduced to HTTP code and Google's reason. Shapes: GF 1.5, 2.3 and 3.7.
+//! Google's refusals, reduced to HTTP code and Google's reason. Shapes: google.rpc.Status
+//! in JSON, OAuth's `error`, and the metadata server's plain text.
 
 use serde::Deserialize;
 

@@ -198,6 +198,6 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("idtoken-operator/", env!("CARGO_PKG_VERSION")));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// IAM Credentials' own clients allow 10 s an attempt (GF 2.4).
+/// IAM Credentials' own clients allow 10 s an attempt.
 const TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_BODY_BYTES: usize = 256 * 1024;

@@ -1,4 +1,4 @@
-//! IAM Credentials `generateIdToken`: a token for a service account that the operator may impersonate (GF 2).
+//! IAM Credentials `generateIdToken`: a token for a service account that the operator may impersonate.
 
 use http::Uri;
 use serde::Deserialize;
@@ -35,7 +35,7 @@ impl Impersonation {
         let action = format!("generateIdToken for {target}");
         let body = serde_json::json!({
             "audience": audience.as_str(),
-            "includeEmail": true, // without it there is no e-mail in the token, which IAP demands (GF 2.1)
+            "includeEmail": true, // without it there is no e-mail in the token, which IAP demands
             "delegates": delegates.iter().map(|d| format!("projects/-/serviceAccounts/{d}")).collect::<Vec<_>>(),
         });
         let path = format!("/v1/projects/-/serviceAccounts/{target}:generateIdToken");

@@ -1,4 +1,4 @@
-//! A service account key file (GF 4.1): of it only the key material and the account are read, never a URL.
+//! A service account key file: of it only the key material and the account are read, never a URL.
 
 use std::path::PathBuf;
 

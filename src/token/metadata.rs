@@ -1,4 +1,4 @@
-//! The metadata server: the identity that the operator's pod or machine has (GF 1).
+//! The metadata server: the identity that the operator's pod or machine has.
 
 use std::time::Duration;
 
@@ -26,9 +26,9 @@ impl Metadata {
         Self { http, origin }
     }
 
-    /// An ID token for `audience`. The server may hand out one that it made before (GF 1.4).
+    /// An ID token for `audience`. The server may hand out one that it made before.
     pub(super) async fn id_token(&self, audience: &str) -> Result<RawToken, Error> {
-        // `full`, since the short form has been seen without the e-mail address (GF 1.3).
+        // `full`, since the short form has been seen without the e-mail address.
         let path = format!("{ACCOUNT}/identity?audience={}&format=full", encode(audience));
         let reply = self.get("identity", &path).await?;
         let text =

@@ -55,5 +55,5 @@ impl Minter {
     }
 }
 
-/// Mints under way at once. Google's quota is by the minute (GF 2.4); this bounds connections and memory.
+/// Mints under way at once. Google's quota is by the minute; this bounds connections and memory.
 const MAX_IN_FLIGHT: usize = 64;

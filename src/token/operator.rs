@@ -63,7 +63,7 @@ impl Operator {
 
 impl AccessToken {
     pub(super) fn new(text: Zeroizing<String>, expires_in_seconds: u64) -> Self {
-        // Google's clients renew 225 s before the end: the metadata server's cache ends 4 to 5 minutes before (GF 1.4).
+        // Google's clients renew 225 s before the end: the metadata server's cache ends 4 to 5 minutes before.
         // Of a shorter life, the last quarter.
         let life = Duration::from_secs(expires_in_seconds.min(12 * 3600));
         let margin = Duration::from_secs(225).min(life / 4);

@@ -1,6 +1,6 @@
 //! Header and claims of an ID token, parsed strictly and checked at a given time. Pure.
 //!
-//! Sources: RFC 7515 and 7519; Google's claims: GF 1.3, 2.1 and 6.1.
+//! Sources: RFC 7515 and 7519; OpenID Connect Core 1.0; Google's page on verifying ID tokens.
 
 use std::fmt;
 

@@ -12,7 +12,7 @@ use self::{
     jwks::{Jwks, KeyLookup},
 };
 
-/// Both forms in which Google writes its issuer (GF 6.1).
+/// Both forms in which Google writes its issuer.
 pub const GOOGLE_ISSUERS: &[&str] = &["https://accounts.google.com", "accounts.google.com"];
 
 /// What verification found.

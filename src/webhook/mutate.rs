@@ -76,23 +76,45 @@ async fn mutate<L: BindingLookup>(
     Ok(Json(webhook.answer(&request, decided)))
 }
 
+/// Why a pod is not allowed.
+enum NotAllowed {
+    /// It asks for something that makes no sense.
+    Refused(Refusal),
+    /// Whether there is the binding of that name can't be told.
+    NotNow(String),
+}
+
+impl From<Refusal> for NotAllowed {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 impl<L: BindingLookup> Webhook<L> {
-    async fn decide(&self, request: &Request) -> Result<Injection, Refusal> {
+    async fn decide(&self, request: &Request) -> Result<Injection, NotAllowed> {
         let pod = &request.object;
         let names = inject::request(pod)?.map(|request| request.bindings).unwrap_or_default();
-        let bindings = self.bindings(&request.namespace, names).await;
-        inject::inject(pod, &|name| bindings.get(name).cloned(), (self.now)())
+        let bindings = self.bindings(&request.namespace, names).await?;
+        Ok(inject::inject(pod, &|name| bindings.get(name).cloned(), (self.now)())?)
     }
 
-    async fn bindings(&self, namespace: &str, names: Vec<String>) -> HashMap<String, BindingFacts> {
+    /// The bindings of those names that there are. Where nobody can say whether there is one, the pod has to be sent again: a
+    /// pod's volumes can't be mended later.
+    async fn bindings(
+        &self,
+        namespace: &str,
+        names: Vec<String>,
+    ) -> Result<HashMap<String, BindingFacts>, NotAllowed> {
         let find = async |name: String| match self.lookup.find(namespace, &name).await {
-            Lookup::Found(facts) => Some((name, facts)),
-            Lookup::Missing | Lookup::Unavailable => None,
+            Lookup::Found(facts) => Ok(Some((name, facts))),
+            Lookup::Missing => Ok(None),
+            Lookup::Unavailable => Err(NotAllowed::NotNow(name)),
         };
-        join_all(names.into_iter().map(find)).await.into_iter().flatten().collect()
+        let found: Result<Vec<_>, _> = join_all(names.into_iter().map(find)).await.into_iter().collect();
+        Ok(found?.into_iter().flatten().collect())
     }
 
-    fn answer(&self, request: &Request, decided: Result<Injection, Refusal>) -> Value {
+    fn answer(&self, request: &Request, decided: Result<Injection, NotAllowed>) -> Value {
         let Request { uid, namespace, name, .. } = request;
         match decided {
             Ok(injection) => {
@@ -101,7 +123,13 @@ impl<L: BindingLookup> Webhook<L> {
                 tracing::debug!(uid, namespace, name, result, "pod reviewed");
                 review::allowed(uid, &injection)
             }
-            Err(refusal) => {
+            Err(NotAllowed::NotNow(binding)) => {
+                self.outcomes.add("unavailable");
+                tracing::warn!(uid, namespace, name, binding, "pod refused: its binding can't be read");
+                let message = format!("IdTokenBinding {binding} can't be read at the moment; try again");
+                review::unavailable(uid, &message)
+            }
+            Err(NotAllowed::Refused(refusal)) => {
                 self.outcomes.add("refused");
                 tracing::info!(uid, namespace, name, %refusal, "pod refused");
                 review::denied(uid, &refusal.to_string())
@@ -115,7 +143,7 @@ struct Outcome {
     result: &'static str,
 }
 
-const RESULTS: [&str; 4] = ["injected", "unchanged", "refused", "malformed"];
+const RESULTS: [&str; 5] = ["injected", "unchanged", "refused", "unavailable", "malformed"];
 
 /// What the API server itself accepts from a client.
 const BODY: usize = 3 * 1024 * 1024;

@@ -98,7 +98,19 @@ pub fn allowed(uid: &str, injection: &Injection) -> Value {
 /// The answer that keeps the object out. kubectl prints `admission webhook "…" denied the request: MESSAGE`.
 #[must_use]
 pub fn denied(uid: &str, message: &str) -> Value {
-    let status = json!({"status": "Failure", "code": 400, "reason": "BadRequest", "message": message});
+    refusal(uid, &json!({"status": "Failure", "code": 400, "reason": "BadRequest", "message": message}))
+}
+
+/// The pod may be sent again later, as controllers do by themselves.
+#[must_use]
+pub fn unavailable(uid: &str, message: &str) -> Value {
+    refusal(
+        uid,
+        &json!({"status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": message}),
+    )
+}
+
+fn refusal(uid: &str, status: &Value) -> Value {
     answer(&json!({"uid": uid, "allowed": false, "status": status}))
 }
 

@@ -283,6 +283,13 @@ impl World {
         http_get(self.controller_port, "/metrics").await.unwrap()
     }
 
+    /// Where the running processes serve their metrics.
+    pub fn metrics_ports(&self) -> Vec<u16> {
+        let controller = (!self.controllers.is_empty()).then_some(self.controller_port);
+        let webhook = (!self.webhooks.is_empty()).then_some(self.webhook_health_port);
+        controller.into_iter().chain(webhook).collect()
+    }
+
     /// All that the operator's processes have printed.
     pub fn logs(&self) -> String {
         let old = self.old_logs.iter().map(|p| std::fs::read_to_string(p).unwrap_or_default());
@@ -431,6 +438,12 @@ pub fn token(secret: &Secret) -> String {
 pub fn data(secret: &Secret, key: &str) -> String {
     let data: &BTreeMap<_, _> = secret.data.as_ref().unwrap();
     String::from_utf8(data[key].0.clone()).unwrap()
+}
+
+/// Lower-case hex SHA-256, without the code under test.
+pub fn sha256(text: &str) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// The claims of a token, unverified.

@@ -66,7 +66,7 @@ fn facts(secret: Observed) -> Facts {
         uid: UID.to_owned(),
         secret,
         was_published: false,
-        granted: Ok(()),
+        permitted: Ok(()),
         attempts: None,
         ask_again: None,
         restore_not_before: None,
@@ -121,7 +121,7 @@ fn a_suspended_binding_rests_whatever_else_holds() {
     let foreign = Observed::Foreign(Other::Else("Deployment x".to_owned()));
     for secret in [Observed::Absent, foreign, ours(record()), tampered(record())] {
         let facts = Facts {
-            granted: Err(not_granted()),
+            permitted: Err(not_granted()),
             attempts: Some(failed("spec-1//{}{}")),
             was_published: true,
             ..facts(secret)
@@ -134,7 +134,7 @@ fn a_suspended_binding_rests_whatever_else_holds() {
 fn somebody_elses_secret_is_refused_before_anything_but_suspension() {
     let foreign = Observed::Foreign(Other::Else("Deployment shop".to_owned()));
     let facts = Facts {
-        granted: Err(not_granted()),
+        permitted: Err(not_granted()),
         attempts: Some(failed("spec-1//{}{}")),
         was_published: true,
         ..facts(foreign)
@@ -155,7 +155,7 @@ fn somebody_elses_secret_is_refused_before_anything_but_suspension() {
 fn without_a_grant_nothing_is_minted_and_nothing_kept_quietly() {
     for secret in [Observed::Absent, ours(record()), tampered(record())] {
         let facts = Facts {
-            granted: Err(not_granted()),
+            permitted: Err(not_granted()),
             attempts: Some(failed("spec-1//{}{}")),
             was_published: true,
             ..facts(secret)
@@ -380,7 +380,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
     ];
     (secret, any::<bool>(), any::<bool>(), moment(), moment(), moment()).prop_map(
         |(secret, granted, was_published, failed_until, ask_again, restore_not_before)| Facts {
-            granted: if granted { Ok(()) } else { Err(not_granted()) },
+            permitted: if granted { Ok(()) } else { Err(not_granted()) },
             was_published,
             attempts: failed_until.map(|until| {
                 let failed = failed("spec-1//{}{}");
@@ -405,20 +405,20 @@ proptest! {
                 prop_assert!(next > now);
                 prop_assert_eq!(&facts.secret, &ours(record()));
                 prop_assert!(now < at("2026-01-01T11:00:00Z"));
-                prop_assert!(facts.granted.is_ok());
+                prop_assert!(facts.permitted.is_ok());
             }
             Decision::Wait { until, .. } => {
                 prop_assert!(until.is_some_and(|t| t > now));
-                prop_assert!(facts.granted.is_ok());
+                prop_assert!(facts.permitted.is_ok());
             }
             Decision::Refuse(problem) => {
                 let foreign = matches!(facts.secret, Observed::Foreign(_));
                 prop_assert_eq!(problem.reason == Reason::SecretConflict, foreign);
-                prop_assert!(foreign || facts.granted.is_err());
+                prop_assert!(foreign || facts.permitted.is_err());
             }
             Decision::Mint { .. } => {
                 let foreign = matches!(facts.secret, Observed::Foreign(_));
-                prop_assert!(!foreign && facts.granted.is_ok());
+                prop_assert!(!foreign && facts.permitted.is_ok());
             }
         }
     }

@@ -106,7 +106,8 @@ fn annotation<'a>(pod: &'a Value, key: &str) -> Option<&'a str> {
 /// Refused rather than ignored: a pod that counts on its guard must not run without it.
 fn unsupported(pod: &Value, key: &str) -> Result<(), Refusal> {
     match annotation(pod, key) {
-        None | Some("false") => Ok(()),
+        None => Ok(()),
+        Some("false") if key == AGENT => Ok(()), // the only one of them that is a yes or no
         Some(value) => Err(Refusal::new(
             key,
             value,
@@ -210,7 +211,8 @@ const MOUNT_PATH: &str = "mount-path";
 const FILE_MODE: &str = "file-mode";
 const OPTIONAL: &str = "optional";
 const KNOWN: [&str; 5] = [INJECT, CONTAINERS, MOUNT_PATH, FILE_MODE, OPTIONAL];
-const UNSUPPORTED: [&str; 3] = ["agent", "proxy", "guard"];
+const AGENT: &str = "agent";
+const UNSUPPORTED: [&str; 3] = [AGENT, "proxy", "guard"];
 
 /// Each name may cost a read from the API server.
 const MOST_BINDINGS: usize = 64;

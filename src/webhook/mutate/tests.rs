@@ -19,6 +19,7 @@ impl BindingLookup for Shop {
                 authorization_key: None,
                 expiration_time: Some("2020-01-01T00:00:00Z".parse().unwrap()),
             }),
+            ("shop", "silent") => Lookup::Unavailable,
             _ => Lookup::Missing,
         }
     }
@@ -53,6 +54,27 @@ async fn namespace_is_the_requests_and_not_the_objects() {
     review_of_other["request"]["object"]["metadata"]["namespace"] = json!("shop");
     let (_, answer, _) = review(review_of_other).await;
     assert!(answer.contains("is not known (yet)"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_binding_that_can_not_be_read_holds_the_pod_back_for_the_moment() {
+    let (status, answer, outcomes) = review(creation("shop", "silent")).await;
+    assert_eq!(status, 200);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(
+        answer["response"],
+        json!({
+            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+            "allowed": false,
+            "status": {
+                "status": "Failure",
+                "code": 503,
+                "reason": "ServiceUnavailable",
+                "message": "IdTokenBinding silent can't be read at the moment; try again",
+            },
+        })
+    );
+    assert_eq!(outcomes.count("unavailable"), 1);
 }
 
 #[tokio::test]

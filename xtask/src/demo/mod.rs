@@ -38,7 +38,7 @@ use show::Show;
 #[command(after_help = "Examples:
   cargo xtask demo                  the show, then the cluster is yours until Ctrl-C
   cargo xtask demo --once           the show only; exit code 0 means that every step was observed
-  cargo xtask demo --context kind   on the cluster of that kubeconfig context; what the demo makes there it removes")]
+  cargo xtask demo --context NAME   on the cluster of that kubeconfig context; what the demo makes there it removes")]
 pub struct DemoArgs {
     /// End after the show: 0 only if every step was observed
     #[arg(long)]
