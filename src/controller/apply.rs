@@ -145,9 +145,11 @@ async fn first_seen_then_mint(
     facts: &Facts,
     entry: &mut Entry,
 ) -> Result<Minted, Failed> {
-    if binding.status.as_ref().is_none_or(|s| s.conditions.is_empty()) {
-        let seen = Outcome { secret: Observed::Absent, problem: None, next: None };
-        if let Err(error) = status(ctx, binding, owner, Some(wanted), &seen, entry).await {
+    // The newest status known: an old copy from the watch must not put Pending over a later word.
+    let seen = binding.status.clone().unwrap_or_default();
+    if entry.status(&seen).conditions.is_empty() {
+        let pending = Outcome { secret: Observed::Absent, problem: None, next: None };
+        if let Err(error) = status(ctx, binding, owner, Some(wanted), &pending, entry).await {
             tracing::warn!(%error, "the first status was not written");
         }
     }
