@@ -19,7 +19,7 @@ use std::time::Duration;
 use cache::Cache;
 use version::Version;
 
-/// The version of kube-apiserver, kube-controller-manager and kubectl that is built.
+/// The version of Kubernetes' programs that is built.
 pub const KUBERNETES_VERSION: &str = "1.36.3";
 /// The version of etcd that is built.
 pub const ETCD_VERSION: &str = "3.6.16";
@@ -33,6 +33,12 @@ pub enum Tool {
     KubeApiserver,
     /// `kube-controller-manager`
     KubeControllerManager,
+    /// `kube-scheduler`
+    KubeScheduler,
+    /// `kubelet`
+    Kubelet,
+    /// `kube-proxy`
+    KubeProxy,
     /// `kubectl`
     Kubectl,
     /// `etcd`
@@ -48,6 +54,9 @@ impl Tool {
         match self {
             Self::KubeApiserver => "kube-apiserver",
             Self::KubeControllerManager => "kube-controller-manager",
+            Self::KubeScheduler => "kube-scheduler",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
             Self::Kubectl => "kubectl",
             Self::Etcd => "etcd",
             Self::Helm => "helm",
@@ -58,9 +67,9 @@ impl Tool {
     #[must_use]
     pub fn version(self) -> &'static str {
         match self {
-            Self::KubeApiserver | Self::KubeControllerManager | Self::Kubectl => KUBERNETES_VERSION,
             Self::Etcd => ETCD_VERSION,
             Self::Helm => HELM_VERSION,
+            _ => KUBERNETES_VERSION,
         }
     }
 
@@ -71,6 +80,8 @@ impl Tool {
             Self::Etcd => Some(Version(3, 5, 0)),
             Self::Helm => Some(Version(3, 18, 0)),
             Self::Kubectl => None,
+            // The parts of a node and its scheduler are tried with the API server of this version only.
+            Self::KubeScheduler | Self::Kubelet | Self::KubeProxy => Some(Version(1, 36, 0)),
         }
     }
 
@@ -79,7 +90,7 @@ impl Tool {
         match self {
             Self::Kubectl => &["version", "--client"],
             Self::Helm => &["version", "--short"],
-            Self::KubeApiserver | Self::KubeControllerManager | Self::Etcd => &["--version"],
+            _ => &["--version"],
         }
     }
 
@@ -88,6 +99,9 @@ impl Tool {
         match self {
             Self::KubeApiserver => ("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"),
             Self::KubeControllerManager => ("kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+            Self::KubeScheduler => ("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler"),
+            Self::Kubelet => ("kubernetes", "k8s.io/kubernetes/cmd/kubelet"),
+            Self::KubeProxy => ("kubernetes", "k8s.io/kubernetes/cmd/kube-proxy"),
             Self::Kubectl => ("kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
             Self::Etcd => ("etcd", "go.etcd.io/etcd/server/v3"),
             Self::Helm => ("helm", "helm.sh/helm/v4/cmd/helm"),
@@ -99,6 +113,9 @@ impl Tool {
         Duration::from_secs(match self {
             Self::KubeApiserver => 408,
             Self::KubeControllerManager => 93,
+            Self::KubeScheduler => 7,
+            Self::Kubelet => 24,
+            Self::KubeProxy => 20,
             Self::Kubectl => 32,
             Self::Etcd => 43,
             Self::Helm => 333,
