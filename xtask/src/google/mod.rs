@@ -28,6 +28,7 @@ mod state;
 mod sts;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod token;
 
 use std::sync::Arc;
@@ -51,16 +52,18 @@ pub struct Google {
 }
 
 impl Google {
-    /// Binds 127.0.0.1 and serves.
+    /// Binds the address and ports of `options` and serves.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let ports = options.ports;
-        let (metadata, metadata_origin) = serve::bind(ports.metadata).await?;
-        let (iam, iam_credentials) = serve::bind(ports.iam_credentials).await?;
-        let (sts, sts_origin) = serve::bind(ports.sts).await?;
-        let (oauth, oauth_origin) = serve::bind(ports.oauth).await?;
+        let (address, ports) = (options.address, options.ports);
+        let tls = options.tls.then(|| tls::Tls::new(address)).transpose()?;
+        let scheme = if options.tls { "https" } else { "http" };
+        let (metadata, metadata_origin) = serve::bind("http", address, ports.metadata).await?;
+        let (iam, iam_credentials) = serve::bind(scheme, address, ports.iam_credentials).await?;
+        let (sts, sts_origin) = serve::bind(scheme, address, ports.sts).await?;
+        let (oauth, oauth_origin) = serve::bind(scheme, address, ports.oauth).await?;
         let origins =
             Origins { metadata: metadata_origin, iam_credentials, sts: sts_origin, oauth: oauth_origin };
-        let sim = Arc::new(Simulator::new(options, origins)?);
+        let sim = Arc::new(Simulator::new(options, origins, tls)?);
         let mut listeners = JoinSet::new();
         for (api, listener) in
             [(Api::Metadata, metadata), (Api::IamCredentials, iam), (Api::Sts, sts), (Api::Oauth, oauth)]
@@ -73,6 +76,12 @@ impl Google {
     /// Ends the simulator and its connections; its ports are free afterwards.
     pub async fn stop(mut self) {
         self.listeners.shutdown().await;
+    }
+
+    /// The authority of the APIs' certificates in PEM, where they speak TLS.
+    #[must_use]
+    pub fn certificate_authority(&self) -> Option<&str> {
+        self.sim.tls.as_ref().map(tls::Tls::authority)
     }
 
     /// The metadata server's origin.

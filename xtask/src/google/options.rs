@@ -1,6 +1,7 @@
 //! What a test or the demo may choose before the simulator starts. [`Options::default`] is a Compute Engine VM of
 //! `demo-project` with the service account `operator@demo-project.iam.gserviceaccount.com` attached.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::policy::{Grant, Role};
@@ -9,6 +10,10 @@ use super::sts::Provider;
 /// Everything configurable of the simulator.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Where to listen: loopback, but for tests in a network of their own.
+    pub address: IpAddr,
+    /// Whether all but the metadata server speak TLS, by a certificate for `address`: off loopback clients insist on it.
+    pub tls: bool,
     /// Ports to listen on; 0 takes a free one.
     pub ports: Ports,
     /// The project's ID.
@@ -48,6 +53,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            tls: false,
             ports: Ports::default(),
             project_id: "demo-project".into(),
             project_number: 123_456_789_012,
@@ -119,7 +126,7 @@ impl Options {
     }
 }
 
-/// Ports to listen on at 127.0.0.1; 0 takes a free one.
+/// Ports to listen on; 0 takes a free one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ports {
     /// The metadata server.

@@ -1,6 +1,7 @@
 //! The listeners: one per API, each request taken through log, fault and handler in that order. hyper is used directly
 //! because only a service error, which axum's handlers cannot give, closes a connection without an answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -12,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -123,7 +125,7 @@ pub(super) async fn accept(sim: Arc<Simulator>, api: Api, listener: TcpListener)
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    connections.spawn(connection(Arc::clone(&sim), api, stream));
+                    connections.spawn(secured(Arc::clone(&sim), api, stream));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -131,8 +133,21 @@ pub(super) async fn accept(sim: Arc<Simulator>, api: Api, listener: TcpListener)
     }
 }
 
-async fn connection(sim: Arc<Simulator>, api: Api, stream: TcpStream) {
+/// The metadata server speaks plain HTTP always, the others only where no TLS is asked for.
+async fn secured(sim: Arc<Simulator>, api: Api, stream: TcpStream) {
     let _ = stream.set_nodelay(true); // only speed is lost
+    match &sim.tls {
+        Some(tls) if !matches!(api, Api::Metadata) => {
+            // A handshake that fails is the client's to tell.
+            if let Ok(stream) = tls.clone().accept(stream).await {
+                connection(sim, api, stream).await;
+            }
+        }
+        _ => connection(sim, api, stream).await,
+    }
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin>(sim: Arc<Simulator>, api: Api, stream: S) {
     let service = service_fn(move |request| {
         let sim = Arc::clone(&sim);
         async move { answer(&sim, api, request).await.map(|reply| *reply) }
@@ -161,11 +176,11 @@ async fn answer(sim: &Simulator, api: Api, request: Request<Incoming>) -> anyhow
     Ok(api.finish(sim, reply))
 }
 
-/// A listener on the loopback, with its origin.
-pub(super) async fn bind(port: u16) -> anyhow::Result<(TcpListener, String)> {
+/// A listener with its origin.
+pub(super) async fn bind(scheme: &str, address: IpAddr, port: u16) -> anyhow::Result<(TcpListener, String)> {
     let listener =
-        TcpListener::bind(("127.0.0.1", port)).await.with_context(|| format!("binding 127.0.0.1:{port}"))?;
-    let origin = format!("http://{}", listener.local_addr()?);
+        TcpListener::bind((address, port)).await.with_context(|| format!("binding {address}:{port}"))?;
+    let origin = format!("{scheme}://{}", listener.local_addr()?);
     Ok((listener, origin))
 }
 

@@ -14,6 +14,7 @@ use super::keys::{GOOGLE_COMMON_NAME, KeyRing, SigningKey};
 use super::log::Log;
 use super::options::{Mode, Options};
 use super::policy::{Grant, Identity, Permission, permits};
+use super::tls::Tls;
 use super::token::AccessToken;
 use crate::clock;
 
@@ -21,6 +22,7 @@ use crate::clock;
 pub(super) struct Simulator {
     pub(super) options: Options,
     pub(super) origins: Origins,
+    pub(super) tls: Option<Tls>,
     pub(super) faults: Faults,
     pub(super) log: Log,
     pub(super) keys: Mutex<KeyRing>,
@@ -35,7 +37,7 @@ pub(super) struct Simulator {
     clock_offset: AtomicI64,
 }
 
-/// `http://127.0.0.1:PORT` of each API.
+/// `http://ADDRESS:PORT` of each API.
 #[derive(Clone, Debug)]
 pub(super) struct Origins {
     pub(super) metadata: String,
@@ -69,7 +71,7 @@ impl AccountKeys {
 }
 
 impl Simulator {
-    pub(super) fn new(options: Options, origins: Origins) -> anyhow::Result<Self> {
+    pub(super) fn new(options: Options, origins: Origins, tls: Option<Tls>) -> anyhow::Result<Self> {
         let first_key = SigningKey::generate(GOOGLE_COMMON_NAME, clock::now())?;
         let settings = Settings {
             id_token_lifetime: options.id_token_lifetime,
@@ -83,6 +85,7 @@ impl Simulator {
         }
         Ok(Self {
             origins,
+            tls,
             faults: Faults::default(),
             log: Log::default(),
             keys: Mutex::new(KeyRing::new(first_key)),
