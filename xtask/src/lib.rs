@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod crd;
 pub mod demo;
 pub mod google;
+pub mod image;
 pub mod packages;
 pub mod process;
 pub mod progress;

@@ -17,6 +17,7 @@ enum Command {
     Demo(xtask::demo::DemoArgs),
     Test(xtask::test::TestArgs),
     Cluster(xtask::cluster::command::ClusterArgs),
+    Image(xtask::image::command::ImageArgs),
     /// Write the CRDs that the types say into crds/ and into the chart
     Crd,
 }
@@ -27,6 +28,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => xtask::demo::run(args).await,
         Command::Test(args) => xtask::test::run(args).await,
         Command::Crd => xtask::crd::run().await,
+        Command::Image(args) => xtask::image::command::run(args).await,
         Command::Cluster(args) => xtask::cluster::command::run(args).await,
     };
     match result {

@@ -9,6 +9,7 @@ mod envtest;
 mod version;
 
 pub use cache::cache_directory;
+pub(crate) use cache::lock;
 
 use std::collections::BTreeMap;
 use std::env;

@@ -18,6 +18,19 @@ pub fn cache_directory() -> anyhow::Result<PathBuf> {
     Ok(std::path::absolute(base)?.join("idtoken-operator"))
 }
 
+/// Holds off every other process that would make the same thing in a directory of the cache, until the result is dropped.
+pub(crate) fn lock(directory: &Path, what: &str) -> anyhow::Result<File> {
+    let path = directory.join(format!("{what}.lock"));
+    let lock = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    match lock.try_lock() {
+        Ok(()) => return Ok(lock),
+        Err(TryLockError::WouldBlock) => eprintln!("waiting for another process that is making {what} …"),
+        Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the cache"),
+    }
+    lock.lock().context("cannot lock the cache")?;
+    Ok(lock)
+}
+
 /// A relative `XDG_CACHE_HOME` is to be ignored, says its specification.
 fn cache_base(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     variable("IDTOKEN_CACHE_DIR")
@@ -68,15 +81,7 @@ impl Cache {
 
     /// Holds off every other process that would make the same thing, until the result is dropped.
     pub(super) fn lock(&self, what: &str) -> anyhow::Result<File> {
-        let path = self.directory.join(format!("{what}.lock"));
-        let lock = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) => eprintln!("waiting for another process that is making {what} …"),
-            Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the cache"),
-        }
-        lock.lock().context("cannot lock the cache")?;
-        Ok(lock)
+        lock(&self.directory, what)
     }
 
     /// How long the last build of a tool took here.
