@@ -12,13 +12,13 @@
 //!   accounts that it insists on. `TokenRequest` works.
 //! - The garbage collector learns of new kinds (CRDs) only every 30 s.
 
-mod arguments;
-mod certificates;
+pub(crate) mod arguments;
+pub(crate) mod certificates;
 pub mod command;
-mod detached;
-mod home;
-mod kubeconfig;
-mod start;
+pub(crate) mod detached;
+pub(crate) mod home;
+pub(crate) mod kubeconfig;
+pub(crate) mod start;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

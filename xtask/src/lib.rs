@@ -6,6 +6,7 @@ pub mod crd;
 pub mod demo;
 pub mod google;
 pub mod image;
+pub mod node;
 pub mod packages;
 pub mod process;
 pub mod progress;

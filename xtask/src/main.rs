@@ -18,6 +18,7 @@ enum Command {
     Test(xtask::test::TestArgs),
     Cluster(xtask::cluster::command::ClusterArgs),
     Image(xtask::image::command::ImageArgs),
+    Node(xtask::node::command::NodeArgs),
     /// Write the CRDs that the types say into crds/ and into the chart
     Crd,
 }
@@ -29,6 +30,7 @@ async fn main() -> ExitCode {
         Command::Test(args) => xtask::test::run(args).await,
         Command::Crd => xtask::crd::run().await,
         Command::Image(args) => xtask::image::command::run(args).await,
+        Command::Node(args) => xtask::node::command::run(args).await,
         Command::Cluster(args) => xtask::cluster::command::run(args).await,
     };
     match result {

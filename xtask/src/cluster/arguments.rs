@@ -7,16 +7,16 @@ use super::ClusterOptions;
 
 pub(super) const ETCD: &str = "etcd";
 pub(super) const API_SERVER: &str = "kube-apiserver";
-pub(super) const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+pub(crate) const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 
 /// The files of a cluster.
 #[derive(Clone, Debug)]
-pub(super) struct Files {
+pub(crate) struct Files {
     home: PathBuf,
 }
 
 impl Files {
-    pub(super) fn new(home: &Path) -> Self {
+    pub(crate) fn new(home: &Path) -> Self {
         Self { home: home.to_owned() }
     }
 
@@ -55,7 +55,7 @@ impl Files {
 }
 
 /// etcd listens on sockets in its working directory: no ports to collide, and nobody else can reach it.
-pub(super) fn etcd(home: &Path) -> Vec<String> {
+pub(crate) fn etcd(home: &Path) -> Vec<String> {
     vec![
         flag("data-dir", home.join("etcd").display()),
         // The data need not survive the machine.
@@ -71,7 +71,7 @@ pub(super) fn etcd(home: &Path) -> Vec<String> {
     ]
 }
 
-pub(super) fn api_server(files: &Files, port: u16, issuer: &str, options: &ClusterOptions) -> Vec<String> {
+pub(crate) fn api_server(files: &Files, port: u16, issuer: &str, options: &ClusterOptions) -> Vec<String> {
     let mut arguments = vec![
         flag("etcd-servers", ETCD_URL),
         flag("bind-address", "127.0.0.1"),
@@ -97,7 +97,7 @@ pub(super) fn api_server(files: &Files, port: u16, issuer: &str, options: &Clust
     arguments
 }
 
-pub(super) fn controller_manager(files: &Files) -> Vec<String> {
+pub(crate) fn controller_manager(files: &Files) -> Vec<String> {
     vec![
         flag("kubeconfig", files.controller_manager_kubeconfig().display()),
         flag("controllers", CONTROLLERS.join(",")),

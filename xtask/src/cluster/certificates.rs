@@ -13,19 +13,19 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 /// Signs the certificates of one cluster.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
-pub(super) struct Credential {
-    pub(super) certificate: String,
-    pub(super) key: String,
+pub(crate) struct Credential {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let mut parameters = parameters(&[])?;
         parameters.distinguished_name.push(DnType::CommonName, "idtoken-operator test cluster");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -33,12 +33,12 @@ impl Authority {
         Ok(Self { issuer: CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)? })
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
     }
 
     /// A certificate for a server under these DNS names and addresses.
-    pub(super) fn server(&self, names: &[&str]) -> anyhow::Result<Credential> {
+    pub(crate) fn server(&self, names: &[&str]) -> anyhow::Result<Credential> {
         let mut parameters = parameters(names)?;
         parameters.distinguished_name.push(DnType::CommonName, "kube-apiserver");
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -46,7 +46,7 @@ impl Authority {
     }
 
     /// A certificate for a client: Kubernetes takes the common name as user and the organizations as groups.
-    pub(super) fn client(&self, user: &str, groups: &[&str]) -> anyhow::Result<Credential> {
+    pub(crate) fn client(&self, user: &str, groups: &[&str]) -> anyhow::Result<Credential> {
         // rcgen keeps one value per kind of name. The organization has two spellings there, hence two groups.
         let kinds = [DnType::OrganizationName, DnType::CustomDnType(ORGANIZATION_OID.to_vec())];
         ensure!(
@@ -72,7 +72,7 @@ impl Authority {
 }
 
 /// A fresh RSA key for `ServiceAccount` tokens: private and public part in PEM.
-pub(super) fn service_account_key() -> anyhow::Result<(String, String)> {
+pub(crate) fn service_account_key() -> anyhow::Result<(String, String)> {
     let key = RsaKeyPair::generate(KeySize::Rsa2048).ok().context("cannot generate an RSA key")?;
     let private = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).ok().context("cannot encode an RSA key")?;
     let public =

@@ -168,7 +168,7 @@ fn name_option(cluster: &Detached) -> String {
 }
 
 /// A line for a POSIX shell.
-fn export(kubeconfig: &Path) -> String {
+pub(crate) fn export(kubeconfig: &Path) -> String {
     format!("export KUBECONFIG='{}'", kubeconfig.display().to_string().replace('\'', r"'\''"))
 }
 

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 /// A cluster's directory. Removed when dropped, unless it is to be kept.
 #[derive(Debug)]
-pub(super) struct Home {
+pub(crate) struct Home {
     path: PathBuf,
     kubeconfig: PathBuf,
     /// Locked for as long as the owner of a temporary directory lives: so others know it from one left behind.
@@ -33,7 +33,7 @@ impl Home {
     }
 
     /// A directory of a known name, for a cluster that outlives this process. There must be none yet.
-    pub(super) fn detached(path: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn detached(path: PathBuf) -> anyhow::Result<Self> {
         DirBuilder::new()
             .recursive(false)
             .mode(0o700)
@@ -46,11 +46,11 @@ impl Home {
         Self { kubeconfig: path.join(KUBECONFIG), path, owner, kept: false }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn kubeconfig(&self) -> &Path {
+    pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
@@ -65,7 +65,7 @@ impl Home {
     }
 
     /// Leaves the directory where it is, with the note that all in it has started.
-    pub(super) fn keep(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn keep(&mut self) -> anyhow::Result<()> {
         fs::write(self.path.join(COMPLETE), "").context("cannot note that the cluster is complete")?;
         self.kept = true;
         Ok(())
@@ -92,7 +92,7 @@ impl Drop for Home {
 pub(super) const KUBECONFIG: &str = "kubeconfig";
 
 /// The file that says that a detached cluster was started to the end.
-pub(super) const COMPLETE: &str = "complete";
+pub(crate) const COMPLETE: &str = "complete";
 
 /// Where the id of a process is noted.
 pub(super) fn pid_file(home: &Path, name: &str) -> PathBuf {
@@ -100,7 +100,7 @@ pub(super) fn pid_file(home: &Path, name: &str) -> PathBuf {
 }
 
 /// Removes a directory and all in it; fine if there is none.
-pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -14,27 +14,27 @@ use super::certificates::Credential;
 
 /// How a cluster is reached.
 #[derive(Clone, Debug)]
-pub(super) struct Access {
+pub(crate) struct Access {
     /// `https://127.0.0.1:PORT`
-    pub(super) server: String,
+    pub(crate) server: String,
     /// The certificate authority in PEM.
-    pub(super) authority: String,
+    pub(crate) authority: String,
 }
 
 /// What a user shows.
-pub(super) enum Identity {
+pub(crate) enum Identity {
     Certificate(Credential),
     Token(String),
 }
 
 /// Writes a kubeconfig that only its owner can read.
-pub(super) fn write(path: &Path, access: &Access, user: &str, identity: &Identity) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, access: &Access, user: &str, identity: &Identity) -> anyhow::Result<()> {
     let text = serde_yaml_ng::to_string(&document(access, user, identity))?;
     write_private(path, &text)
 }
 
 /// Writes a file that only its owner can read.
-pub(super) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     OpenOptions::new()
         .write(true)
         .create(true)

@@ -58,7 +58,7 @@ impl Start {
         let issuer = options.service_account_issuer.clone().unwrap_or_else(|| DEFAULT_ISSUER.to_owned());
         let files = Files::new(home.path());
         let authority = Authority::new()?;
-        write_certificates(&files, &authority)?;
+        write_certificates(&files, &authority, &SERVER_NAMES)?;
         Ok(Self { options, issuer, tools, files, authority, home })
     }
 
@@ -128,8 +128,9 @@ impl Start {
     }
 }
 
-fn write_certificates(files: &Files, authority: &Authority) -> anyhow::Result<()> {
-    let server = authority.server(&SERVER_NAMES)?;
+/// Writes the authority, the API server's certificate for `names`, and the key of `ServiceAccount` tokens.
+pub(crate) fn write_certificates(files: &Files, authority: &Authority, names: &[&str]) -> anyhow::Result<()> {
+    let server = authority.server(names)?;
     let (private, public) = certificates::service_account_key()?;
     write_private(&files.authority(), &authority.pem())?;
     write_private(&files.server_certificate(), &server.certificate)?;
@@ -139,7 +140,7 @@ fn write_certificates(files: &Files, authority: &Authority) -> anyhow::Result<()
 }
 
 /// Does `work`, unless `process` ends first: then its last lines are the error.
-async fn while_alive<T>(
+pub(crate) async fn while_alive<T>(
     process: &mut Process,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
@@ -150,7 +151,8 @@ async fn while_alive<T>(
     result.with_context(|| format!("{} did not start", process.name()))
 }
 
-async fn ready(client: &kube::Client) -> anyhow::Result<()> {
+/// Whether the API server says that it is ready.
+pub(crate) async fn ready(client: &kube::Client) -> anyhow::Result<()> {
     let answer = client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
     if answer != "ok" {
         bail!("it answers {answer}");
@@ -158,7 +160,8 @@ async fn ready(client: &kube::Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn free_port() -> anyhow::Result<u16> {
+/// A port of loopback that is free now.
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     Ok(listener.local_addr()?.port())
 }
@@ -167,7 +170,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const PORT_ATTEMPTS: u32 = 3;
 
 /// The names and addresses under which the API server may be called.
-const SERVER_NAMES: [&str; 7] = [
+pub(crate) const SERVER_NAMES: [&str; 7] = [
     "127.0.0.1",
     "10.96.0.1",
     "localhost",

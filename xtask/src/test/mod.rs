@@ -51,7 +51,7 @@ pub enum Tier {
     Api,
     /// Google's own libraries (Python)
     Clients,
-    /// A real node
+    /// A real node with the operator installed by Helm (root on Debian or Ubuntu)
     Node,
 }
 
@@ -118,15 +118,15 @@ fn run_tier(tier: Tier, suites: &[Suite], report: &mut Report) {
         report.nothing_in(tier);
         return;
     }
-    let environment = match needs::of(tier) {
-        Ok(environment) => environment,
+    let provision = match needs::of(tier) {
+        Ok(provision) => provision,
         Err(error) => {
             report.left_out(tier, expected, &format!("{error:#}"));
             return;
         }
     };
     for suite in suites.iter().filter(|suite| !suite.tests(tier).is_empty()) {
-        execute::suite(suite, tier, &environment, report);
+        execute::suite(suite, tier, &provision.environment, report);
     }
     if tier == Tier::Unit {
         execute::doc_tests(report);
