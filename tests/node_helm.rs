@@ -1,0 +1,147 @@
+//! The life of a release on a real node: install, upgrade, rollback, test, uninstall, as its user goes through it.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
+
+mod site;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::Api;
+use site::{
+    AUDIENCE, NAMESPACE, RELEASE, Site, chart, impersonation, on_node, path,
+    pods::{inject, pod, template},
+};
+use tokio::sync::Mutex;
+
+/// One after the other: there is one release.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+fn install(site: &Site, more: &[&str]) {
+    site.release_namespace();
+    let values = site.values();
+    let chart = chart();
+    let fixed = ["install", RELEASE, &chart, "--values", path(&values), "--wait", "--timeout=120s"];
+    site.helm_ok(&[&fixed[..], more].concat());
+}
+
+/// Whether an annotated pod is admitted and gets its volume, by a dry run.
+fn injects(site: &Site, namespace: &str) -> Result<(), String> {
+    let pod = pod(namespace, "probe", &template(&inject("orders"), "true"));
+    let (ok, said) =
+        site.kubectl_with(&["create", "--dry-run=server", "-o", "json", "-f", "-"], &pod.to_string());
+    if ok && said.contains(r#""name": "idtoken""#) { Ok(()) } else { Err(said) }
+}
+
+async fn ca_bundle(site: &Site) -> Vec<u8> {
+    let api = Api::<MutatingWebhookConfiguration>::all(site.client.clone());
+    let configuration = api.get("idtoken-operator").await.unwrap();
+    configuration.webhooks.unwrap()[0].client_config.ca_bundle.clone().unwrap().0
+}
+
+#[test]
+#[ignore = "tier node: needs a real node"]
+fn wait_returns_when_the_webhook_answers() {
+    on_node(async |site: Arc<Site>| {
+        let _turn = TURN.lock().await;
+        site.uninstall().await;
+        // Several times: that it is never too early is the point.
+        for _ in 0..3 {
+            install(&site, &[]);
+            site.tenant("admitted");
+            let at_once = injects(&site, "admitted");
+            assert_eq!(at_once, Ok(()));
+            site.uninstall().await;
+        }
+    });
+}
+
+#[test]
+#[ignore = "tier node: needs a real node"]
+fn upgrades_and_rollbacks_conflict_with_nobody() {
+    on_node(async |site: Arc<Site>| {
+        let _turn = TURN.lock().await;
+        site.uninstall().await;
+        install(&site, &[]);
+        site.tenant("upgrades");
+        site.bound("upgrades", "orders", &impersonation(AUDIENCE)).await;
+        let token = site.token("upgrades", "orders").await;
+        let authority = ca_bundle(&site).await;
+        assert!(authority.starts_with(b"-----BEGIN CERTIFICATE-----"));
+        let values = site.values();
+        for (mode, level) in
+            [("auto", "debug"), ("true", "info"), ("false", "debug"), ("true", "warn"), ("auto", "info")]
+        {
+            let level = format!("logLevel={level}");
+            let server_side = format!("--server-side={mode}");
+            let chart = chart();
+            site.helm_ok(&[
+                "upgrade",
+                RELEASE,
+                &chart,
+                "--values",
+                path(&values),
+                "--set",
+                &level,
+                &server_side,
+                "--wait",
+                "--timeout=120s",
+            ]);
+            assert_eq!(ca_bundle(&site).await, authority, "after an upgrade with {server_side}");
+            assert_eq!(injects(&site, "upgrades"), Ok(()), "after an upgrade with {server_side}");
+        }
+        site.helm_ok(&["rollback", RELEASE, "1", "--wait", "--timeout=120s"]);
+        assert_eq!(ca_bundle(&site).await, authority, "after a rollback");
+        assert_eq!(injects(&site, "upgrades"), Ok(()), "after a rollback");
+        assert_eq!(
+            site.token("upgrades", "orders").await,
+            token,
+            "nothing that was still good was minted again"
+        );
+        let tested = site.helm_ok(&["test", RELEASE, "--timeout=120s"]);
+        assert!(tested.contains("Succeeded"), "{tested}");
+    });
+}
+
+#[test]
+#[ignore = "tier node: needs a real node"]
+fn an_uninstall_leaves_nothing_but_the_crds() {
+    on_node(async |site: Arc<Site>| {
+        let _turn = TURN.lock().await;
+        site.uninstall().await;
+        let before = everything(&site);
+        install(&site, &[]);
+        site.helm_ok(&["test", RELEASE, "--timeout=120s"]);
+        let installed = everything(&site);
+        assert!(installed.len() > before.len() + 10, "the release is there");
+        site.uninstall().await;
+        let left: Vec<_> = everything(&site).difference(&before).cloned().collect();
+        assert_eq!(left, Vec::<String>::new());
+        let crds = site.kubectl_ok(&["get", "crd", "-o", "name"]);
+        assert_eq!(
+            crds,
+            "customresourcedefinition.apiextensions.k8s.io/idtokenbindings.idtoken.dev\n\
+             customresourcedefinition.apiextensions.k8s.io/idtokengrants.idtoken.dev\n"
+        );
+    });
+}
+
+/// `kind namespace/name` of all that the cluster keeps, but for what comes and goes by itself.
+fn everything(site: &Site) -> BTreeSet<String> {
+    let passing = [
+        "events",
+        "events.events.k8s.io",
+        "endpointslices.discovery.k8s.io",
+        "endpoints",
+        "pods.metrics.k8s.io",
+    ];
+    let kinds = site.kubectl_ok(&["api-resources", "--verbs=list", "-o", "name"]);
+    let kinds: Vec<_> = kinds.lines().filter(|kind| !passing.contains(kind)).collect();
+    let columns = "-o=custom-columns=:kind,:metadata.namespace,:metadata.name";
+    let listed = site.kubectl_ok(&["get", &kinds.join(","), "-A", "--no-headers", columns]);
+    let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    // A tenant's objects are other tests'.
+    let of_release =
+        |line: &String| line.contains("idtoken") || line.contains(NAMESPACE) || line.contains("<none>");
+    listed.lines().map(squeeze).filter(of_release).collect()
+}
