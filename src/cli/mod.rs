@@ -29,8 +29,8 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Controller(args) => process::block_on(controller::run(args)),
-        Command::Webhook(args) => process::block_on(webhook::run(args)),
+        Command::Controller(args) => process::block_on(|stop| controller::run(args, stop)),
+        Command::Webhook(args) => process::block_on(|stop| webhook::run(args, stop)),
         Command::Crd(args) => crd::run(&args),
     };
     match result {
