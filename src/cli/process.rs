@@ -1,6 +1,6 @@
 //! What every long-running subcommand does first: logs, health, metrics, the Kubernetes client.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
@@ -47,7 +47,7 @@ pub(super) async fn start(
     logs::init(args.log_format, &args.log_level)?;
     let health = Health::awaiting(awaited, stop.clone());
     serve::serve(args.health_addr, args.metrics_addr, health.clone(), metrics).await?;
-    Ok(Started { client: client().await?, health })
+    Ok(Started { client: client(Retries::Kube).await?, health })
 }
 
 /// Runs `work` on the runtime, after TLS has been given its one provider. The first signal cancels what `work` is given, the
@@ -72,8 +72,17 @@ where
     ended
 }
 
+/// Who tries a call again that the API server was too busy for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retries {
+    /// The client, out of sight.
+    Kube,
+    /// The caller, who wants to know of each answer.
+    Ours,
+}
+
 /// In a cluster its ServiceAccount, outside the kubeconfig, as kubectl does.
-pub(super) async fn client() -> anyhow::Result<Client> {
+pub(super) async fn client(retries: Retries) -> anyhow::Result<Client> {
     let mut config = if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         Config::incluster().context("the ServiceAccount of this pod can't be used")?
     } else {
@@ -81,10 +90,6 @@ pub(super) async fn client() -> anyhow::Result<Client> {
             .await
             .context("no cluster: set KUBECONFIG, or run in a pod")?
     };
-    config.read_timeout = Some(SILENCE);
+    config.default_retry = retries == Retries::Kube;
     Client::try_from(config).context("the Kubernetes client can't be made")
 }
-
-/// A connection on which nothing has come for so long is dead: the API server ends every watch a little earlier. Without it a
-/// watch whose other end has vanished would wait for ever.
-const SILENCE: Duration = Duration::from_secs(295);

@@ -30,7 +30,7 @@ async fn http2_client_is_sent_away_and_its_running_request_answered() {
     let second = connection.until(GOAWAY).await;
     assert_eq!((last_stream(&second), error_code(&second)), (3, 0));
     connection.request(5, "/").await;
-    connection.to_the_end().await;
+    connection.drain().await;
     assert_eq!(connection.answered, [3, 1], "5 came after the last word, and no answer");
     timeout(Duration::from_secs(5), server.task).await.unwrap().unwrap();
 }
@@ -64,7 +64,7 @@ async fn connection_made_in_the_last_moment_is_served() {
     server.cancel.cancel();
     let mut connection = Http2::connect(&server, &authority).await;
     connection.request(1, "/").await;
-    connection.to_the_end().await;
+    connection.drain().await;
     assert_eq!(connection.answered, [1]);
 }
 
@@ -134,7 +134,7 @@ impl Http2 {
         }
     }
 
-    async fn to_the_end(&mut self) {
+    async fn drain(&mut self) {
         while self.next().await.is_some() {}
     }
 }
