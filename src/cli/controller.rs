@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     endpoints::EndpointArgs,
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::{
     controller::{self, Parts},
-    telemetry::metrics::Metrics,
+    telemetry::{health::Condition, metrics::Metrics},
     token::{http::Http, mint::Minter, operator::Operator},
     verify::{Verifier, jwks::Jwks},
 };
@@ -33,11 +34,11 @@ pub(super) struct Args {
     telemetry: TelemetryArgs,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let endpoints = args.endpoints.endpoints()?;
     let jwks = args.endpoints.jwks()?;
     let metrics = Metrics::new();
-    let started = start(&args.telemetry, metrics.clone()).await?;
+    let started = start(&args.telemetry, metrics.clone(), &[Condition::CachesFilled], &stop).await?;
     let http = Http::new().context("the system's CA certificates can't be loaded")?;
     let operator = Operator::new(
         http.clone(),
@@ -50,5 +51,5 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         verifier: Verifier::new(Jwks::new(http, jwks), args.require_signature),
         metrics,
     };
-    controller::run(started.client, parts, started.ready, started.stop).await
+    controller::run(started.client, parts, started.health, stop).await
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Every flag has an environment variable, `IDTOKEN_OPERATOR_…`.
 
+mod check;
 mod controller;
 mod crd;
 mod endpoints;
@@ -23,15 +24,17 @@ enum Command {
     Controller(controller::Args),
     Webhook(webhook::Args),
     Crd(crd::Args),
+    Check(check::Args),
 }
 
 /// Parses the command line and runs what it names. Exit codes: 0 done, 1 failed, 2 wrong usage.
 #[must_use]
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Controller(args) => process::block_on(controller::run(args)),
-        Command::Webhook(args) => process::block_on(webhook::run(args)),
+        Command::Controller(args) => process::block_on(|stop| controller::run(args, stop)),
+        Command::Webhook(args) => process::block_on(|stop| webhook::run(args, stop)),
         Command::Crd(args) => crd::run(&args),
+        Command::Check(args) => process::block_on(|stop| check::run(args, stop)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,4 +48,5 @@ pub fn run() -> ExitCode {
 const EXAMPLES: &str = "Examples:
   idtoken-operator crd | kubectl apply --server-side -f -
   idtoken-operator controller --log-format json
-  idtoken-operator webhook --operator-namespace idtoken-system";
+  idtoken-operator webhook --operator-namespace idtoken-system
+  idtoken-operator check --namespace shop";

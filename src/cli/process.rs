@@ -1,19 +1,23 @@
 //! What every long-running subcommand does first: logs, health, metrics, the Kubernetes client.
 
-use std::{future::Future, net::SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::{health, logs, metrics::Metrics, shutdown};
+use crate::telemetry::{
+    health::{Condition, Health},
+    logs,
+    metrics::Metrics,
+    serve, shutdown,
+};
 
 /// Logging, health and metrics.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Telemetry")]
 pub(super) struct TelemetryArgs {
-    /// Address of /healthz and /readyz
+    /// Address of /startupz, /healthz and /readyz
     #[arg(long, env = "IDTOKEN_OPERATOR_HEALTH_ADDR", default_value = "0.0.0.0:8081")]
     health_addr: SocketAddr,
     /// Address of /metrics; may be that of the health checks
@@ -30,35 +34,62 @@ pub(super) struct TelemetryArgs {
 /// What a long-running subcommand starts with.
 pub(super) struct Started {
     pub client: Client,
-    pub ready: watch::Sender<bool>,
-    pub stop: CancellationToken,
+    pub health: Health,
 }
 
-/// Starts logging, signals, health and metrics, and connects to the cluster.
-pub(super) async fn start(args: &TelemetryArgs, metrics: Metrics) -> anyhow::Result<Started> {
+/// Starts logging, health and metrics, and connects to the cluster. The process is ready when all of `awaited` are met.
+pub(super) async fn start(
+    args: &TelemetryArgs,
+    metrics: Metrics,
+    awaited: &[Condition],
+    stop: &CancellationToken,
+) -> anyhow::Result<Started> {
     logs::init(args.log_format, &args.log_level)?;
-    let stop = shutdown::on_signal()?;
-    let (ready, is_ready) = watch::channel(false);
-    health::serve(args.health_addr, args.metrics_addr, is_ready, metrics, stop.clone()).await?;
-    Ok(Started { client: client().await?, ready, stop })
+    let health = Health::awaiting(awaited, stop.clone());
+    serve::serve(args.health_addr, args.metrics_addr, health.clone(), metrics).await?;
+    Ok(Started { client: client(Retries::Kube).await?, health })
 }
 
-/// Runs `work` on the runtime, after TLS has been given its one provider.
-pub(super) fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+/// Runs `work` on the runtime, after TLS has been given its one provider. The first signal cancels what `work` is given, the
+/// second one ends it wherever it is.
+pub(super) fn block_on<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let signals = shutdown::on_signals().context("signals can't be listened for")?;
+        tokio::select! {
+            ended = work(signals.stop) => ended,
+            () = signals.now.cancelled() => anyhow::bail!("ended at once by a second signal"),
+        }
+    });
+    // What is left has nothing to finish.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Who tries a call again that the API server was too busy for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retries {
+    /// The client, out of sight.
+    Kube,
+    /// The caller, who wants to know of each answer.
+    Ours,
 }
 
 /// In a cluster its ServiceAccount, outside the kubeconfig, as kubectl does.
-async fn client() -> anyhow::Result<Client> {
-    let config = if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+pub(super) async fn client(retries: Retries) -> anyhow::Result<Client> {
+    let mut config = if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         Config::incluster().context("the ServiceAccount of this pod can't be used")?
     } else {
         Config::from_kubeconfig(&kube::config::KubeConfigOptions::default())
             .await
             .context("no cluster: set KUBECONFIG, or run in a pod")?
     };
+    config.default_retry = retries == Retries::Kube;
     Client::try_from(config).context("the Kubernetes client can't be made")
 }

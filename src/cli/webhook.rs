@@ -13,11 +13,14 @@ use kube::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::process::{TelemetryArgs, start};
+use super::process::{Started, TelemetryArgs, start};
 use crate::{
     api::IdTokenBinding,
     plan::inject::BindingFacts,
-    telemetry::metrics::Metrics,
+    telemetry::{
+        health::{Condition, Health},
+        metrics::Metrics,
+    },
     tls::{
         authority::{self, Lifetimes, service_names},
         files::Files,
@@ -77,32 +80,34 @@ pub(super) struct Args {
     telemetry: TelemetryArgs,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let webhook_metrics = webhook::Metrics::default();
     let metrics = Metrics::with(|registry| webhook_metrics.register(registry));
-    let started = start(&args.telemetry, metrics).await?;
-    let bindings = watch(started.client.clone(), started.stop.clone());
+    let Started { client, health } = start(&args.telemetry, metrics, args.awaited(), &stop).await?;
+    let bindings = watch(client.clone(), &health, stop.clone());
     let filled = bindings.clone();
     let synced = async move {
-        // An error means that the watch has ended, which it does at shutdown only.
+        // An error means that the watch has ended: /healthz says so.
         let _ = filled.wait_until_ready().await;
     };
-    let lookup = lookup(started.client.clone(), bindings);
+    let lookup = lookup(client.clone(), bindings);
     let settings = Settings { addr: args.addr, certificate: args.certificate(), limits: Limits::default() };
-    webhook::run(
-        settings,
-        started.client,
-        Arc::new(lookup),
-        synced,
-        started.ready,
-        webhook_metrics,
-        started.stop,
-    )
-    .await?;
+    webhook::run(settings, client, Arc::new(lookup), synced, health, webhook_metrics, stop).await?;
     Ok(())
 }
 
 impl Args {
+    /// What makes the webhook ready. Of a given certificate others see to caBundle.
+    fn awaited(&self) -> &'static [Condition] {
+        const AWAITED: [Condition; 4] = [
+            Condition::CachesFilled,
+            Condition::CertificateLoaded,
+            Condition::Listening,
+            Condition::Registered,
+        ];
+        if self.tls_cert_file.is_some() { &AWAITED[..3] } else { &AWAITED }
+    }
+
     fn certificate(self) -> Certificate {
         match (self.tls_cert_file, self.tls_key_file) {
             (Some(certificate), Some(key)) => Certificate::Files(Files { certificate, key }),
@@ -121,10 +126,10 @@ impl Args {
 }
 
 /// Starts the watch that fills the cache of bindings.
-fn watch(client: Client, stop: CancellationToken) -> Store<IdTokenBinding> {
+fn watch(client: Client, health: &Health, stop: CancellationToken) -> Store<IdTokenBinding> {
     let (bindings, writer) = store();
     let events = watcher(Api::<IdTokenBinding>::all(client), watcher::Config::default()).default_backoff();
-    tokio::spawn(async move {
+    tokio::spawn(health.vital("the watch of bindings", async move {
         let filled = reflector(writer, events).touched_objects().take_until(stop.cancelled_owned());
         let logged = filled.for_each(|item| {
             if let Err(error) = item {
@@ -133,7 +138,7 @@ fn watch(client: Client, stop: CancellationToken) -> Store<IdTokenBinding> {
             std::future::ready(())
         });
         logged.await;
-    });
+    }));
     bindings
 }
 

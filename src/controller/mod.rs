@@ -27,7 +27,7 @@ use kube::{
         watcher,
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -47,7 +47,10 @@ use crate::{
         status::stalls_at,
         validate::{Wanted, validate},
     },
-    telemetry::metrics::Metrics,
+    telemetry::{
+        health::{Condition, Health},
+        metrics::Metrics,
+    },
     token::mint::Minter,
     verify::{
         GOOGLE_ISSUERS, Verifier,
@@ -66,11 +69,11 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
-/// Runs until `stop`; then finishes what it has begun. `ready` becomes true when the caches are filled.
+/// Runs until `stop`; then finishes what it has begun. Tells `health` when the caches are filled.
 pub async fn run(
     client: Client,
     parts: Parts,
-    ready: watch::Sender<bool>,
+    health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let config = controller::Config::default().concurrency(CONCURRENCY);
@@ -81,7 +84,7 @@ pub async fn run(
         .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
         .graceful_shutdown_on(stop.clone().cancelled_owned());
     let store = controller.store();
-    let caches = triggers::start(&client, &store, &wake, &stop);
+    let caches = triggers::start(&client, &store, &wake, &health, &stop);
     tokio::select! {
         filled = caches.wait_until_filled() => filled?,
         () = stop.cancelled() => return Ok(()),
@@ -99,14 +102,19 @@ pub async fn run(
         memory: Memory::default(),
         metrics: parts.metrics,
     });
-    tokio::spawn(forget_the_gone(ctx.clone(), store, stop.clone()));
-    ready.send_replace(true);
+    tokio::spawn(forget_the_gone(ctx.clone(), store.clone(), stop.clone()));
+    let filled = health.clone();
+    tokio::spawn(async move {
+        if store.wait_until_ready().await.is_ok() {
+            filled.met(Condition::CachesFilled);
+        }
+    });
     tracing::info!("watching bindings");
-    controller
+    let visits = controller
         .run(guarded, |_, _, _| Action::requeue(AFTER_ERROR), ctx)
-        .for_each(|_| std::future::ready(()))
-        .await;
-    ready.send_replace(false);
+        .for_each(|_| std::future::ready(()));
+    health.vital("the reconcile loop", visits).await;
+    anyhow::ensure!(stop.is_cancelled(), "the reconcile loop has ended by itself");
     Ok(())
 }
 

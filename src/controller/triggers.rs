@@ -15,7 +15,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Caches;
-use crate::api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE};
+use crate::{
+    api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE},
+    telemetry::health::Health,
+};
 
 /// Bindings to look at. Unbounded: nobody takes from it before the caches are filled, and filling them puts one in for each
 /// Secret; a bound would make the two wait for each other. Afterwards the controller takes at once.
@@ -26,6 +29,7 @@ pub(super) fn start(
     client: &Client,
     bindings: &Store<IdTokenBinding>,
     wake: &Wake,
+    health: &Health,
     stop: &CancellationToken,
 ) -> Caches {
     let (secrets, secrets_writer) = store();
@@ -33,16 +37,18 @@ pub(super) fn start(
     let events =
         watcher(Api::<PartialObjectMeta<Secret>>::all(client.clone()), of_our_type).default_backoff();
     let touched = reflector(secrets_writer, events).touched_objects();
-    forward(touched, wake.clone(), stop, |secret: PartialObjectMeta<Secret>| {
+    let woken = forward(touched, wake.clone(), stop, |secret: PartialObjectMeta<Secret>| {
         owner_of(&secret).into_iter().collect()
     });
+    tokio::spawn(health.vital("the watch of Secrets", woken));
 
     let (grants, grants_writer) = store();
     let events =
         watcher(Api::<IdTokenGrant>::all(client.clone()), watcher::Config::default()).default_backoff();
     let touched = reflector(grants_writer, events).touched_objects();
     let all = bindings.clone();
-    forward(touched, wake.clone(), stop, move |_grant| concerned(&all, |_| true));
+    let woken = forward(touched, wake.clone(), stop, move |_grant| concerned(&all, |_| true));
+    tokio::spawn(health.vital("the watch of grants", woken));
 
     let (namespaces, namespaces_writer) = store();
     let events =
@@ -50,9 +56,10 @@ pub(super) fn start(
             .default_backoff();
     let touched = reflector(namespaces_writer, events).touched_objects();
     let all = bindings.clone();
-    forward(touched, wake.clone(), stop, move |namespace: PartialObjectMeta<Namespace>| {
+    let woken = forward(touched, wake.clone(), stop, move |namespace: PartialObjectMeta<Namespace>| {
         concerned(&all, |b| b.metadata.namespace == namespace.metadata.name)
     });
+    tokio::spawn(health.vital("the watch of namespaces", woken));
     Caches { secrets, grants, namespaces }
 }
 
@@ -84,19 +91,19 @@ fn forward<K: Send + 'static>(
     wake: Wake,
     stop: &CancellationToken,
     concerned: impl Fn(K) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
-) {
+) -> impl Future<Output = ()> + Send + 'static {
     let refs = touched
         .filter_map(|item| {
             ready(item.inspect_err(|error| tracing::warn!(%error, "a watch failed; it is tried again")).ok())
         })
         .flat_map(move |object| futures::stream::iter(concerned(object)))
         .take_until(stop.clone().cancelled_owned());
-    tokio::spawn(async move {
+    async move {
         let mut refs = std::pin::pin!(refs);
         while let Some(reference) = refs.next().await {
             if wake.send(reference).is_err() {
                 break;
             }
         }
-    });
+    }
 }

@@ -6,6 +6,7 @@
 //! Secret's metadata ──secret────┘
 //! ```
 
+pub mod check;
 pub mod decide;
 pub mod grant;
 pub mod inject;

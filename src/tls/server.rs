@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -63,7 +63,8 @@ impl Counters {
     }
 }
 
-/// Serves `app` on `listener` until `cancel`; then lets running requests end within the drain period.
+/// Serves `app` on `listener` until `cancel`; then lets running requests end within the drain period. Whoever keeps a connection
+/// is told to take another one: by GOAWAY over HTTP/2, by `Connection: close` over HTTP/1.1.
 pub async fn serve(
     listener: TcpListener,
     config: Arc<ServerConfig>,
@@ -75,13 +76,21 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(limits.connections));
     let server = Arc::new(Server { acceptor: TlsAcceptor::from(config), app, limits, counters });
-    while let Some(Some((tcp, permit))) = cancel.run_until_cancelled(accept(&listener, &permits)).await {
+    let begin = |(tcp, permit): (TcpStream, OwnedSemaphorePermit)| {
         server.counters.connections.inc();
         let (server, watcher) = (server.clone(), graceful.watcher());
         tokio::spawn(async move {
             server.connection(tcp, watcher).await;
             drop(permit);
         });
+    };
+    while let Some(Some(accepted)) = cancel.run_until_cancelled(accept(&listener, &permits)).await {
+        begin(accepted);
+    }
+    // Who stands in the kernel's queue by now takes us for open, and would meet a reset.
+    let linger = Instant::now() + LINGER;
+    while let Ok(Some(accepted)) = timeout_at(linger, accept(&listener, &permits)).await {
+        begin(accepted);
     }
     drop(listener); // nobody new, while those who are here finish
     if timeout(server.limits.drain, graceful.shutdown()).await.is_err() {
@@ -157,6 +166,9 @@ async fn accept(
         }
     }
 }
+
+/// How long connections are still accepted after the end was asked for.
+const LINGER: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests;

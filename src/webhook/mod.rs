@@ -11,11 +11,14 @@ use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::tls::{
-    authority,
-    files::{Files, FilesError, Follower},
-    resolver::{HotCert, server_config},
-    server::{self, Counters, Limits},
+use crate::{
+    telemetry::health::{Condition, Health},
+    tls::{
+        authority,
+        files::{Files, FilesError, Follower},
+        resolver::{HotCert, server_config},
+        server::{self, Counters, Limits},
+    },
 };
 use lookup::BindingLookup;
 
@@ -80,14 +83,14 @@ pub enum Error {
     Tls(#[from] rustls::Error),
 }
 
-/// Runs the webhook until `cancel`, then drains. `ready` becomes true once the server listens, has a certificate and
-/// `synced` (the first fill of the lookup's cache) is over, and false again when the end begins.
+/// Runs the webhook until `cancel`, then drains. Tells `health` when the server listens, has a certificate, is registered and
+/// `synced` (the first fill of the lookup's cache) is over.
 pub async fn run<L: BindingLookup>(
     settings: Settings,
     client: Client,
     lookup: Arc<L>,
     synced: impl Future<Output = ()> + Send + 'static,
-    ready: watch::Sender<bool>,
+    health: Health,
     metrics: Metrics,
     cancel: CancellationToken,
 ) -> Result<(), Error> {
@@ -96,12 +99,19 @@ pub async fn run<L: BindingLookup>(
     let listener = TcpListener::bind(addr).await.map_err(|source| Error::Listen { addr, source })?;
     let config = Arc::new(server_config(hot.clone())?);
     let tasks = TaskTracker::new();
-    let loaded = follow(certificate, client, hot, &tasks, &cancel).await?;
+    health.met(Condition::Listening);
+    let loaded = follow(certificate, client, hot, &tasks, &health, &cancel).await?;
     tracing::info!(addr = %listener.local_addr().unwrap_or(addr), "webhook listening");
-    tasks.spawn(announce(loaded, synced, ready, cancel.clone()));
+    let (loaded, filled) = (tell(loaded, health.clone()), health.clone());
+    tasks.spawn(cancel.clone().run_until_cancelled_owned(loaded));
+    tasks.spawn(cancel.clone().run_until_cancelled_owned(async move {
+        synced.await;
+        filled.met(Condition::CachesFilled);
+    }));
 
     let app = mutate::router(lookup, metrics.outcomes, crate::clock::now);
-    server::serve(listener, config, app, limits, metrics.server, cancel.clone()).await;
+    let accept = server::serve(listener, config, app, limits, metrics.server, cancel);
+    health.vital("the accept loop", accept).await;
     tasks.close();
     tasks.wait().await;
     Ok(())
@@ -113,6 +123,7 @@ async fn follow(
     client: Client,
     hot: Arc<HotCert>,
     tasks: &TaskTracker,
+    health: &Health,
     cancel: &CancellationToken,
 ) -> Result<watch::Receiver<Option<String>>, FilesError> {
     let (sender, bundle) = watch::channel(None);
@@ -120,28 +131,21 @@ async fn follow(
         Certificate::Files(files) => {
             let follower = Follower::start(files, hot).await?;
             sender.send_replace(Some(String::new()));
-            tasks.spawn(follower.run(cancel.clone()));
+            tasks.spawn(health.vital("the certificate keeper", follower.run(cancel.clone())));
         }
         Certificate::Own { authority, configuration } => {
-            tasks.spawn(authority::maintain(client.clone(), authority, hot, sender, cancel.clone()));
-            tasks.spawn(registration::maintain(client, configuration, bundle.clone(), cancel.clone()));
+            let keeper = authority::maintain(client.clone(), authority, hot, sender, cancel.clone());
+            tasks.spawn(health.vital("the certificate keeper", keeper));
+            let (bundle, registered) = (bundle.clone(), health.clone());
+            let registrar = registration::maintain(client, configuration, bundle, registered, cancel.clone());
+            tasks.spawn(health.vital("the registration", registrar));
         }
     }
     Ok(bundle)
 }
 
-async fn announce(
-    mut loaded: watch::Receiver<Option<String>>,
-    synced: impl Future<Output = ()>,
-    ready: watch::Sender<bool>,
-    cancel: CancellationToken,
-) {
-    let all = async {
-        let loaded = loaded.wait_for(Option::is_some).await.is_ok();
-        synced.await;
-        ready.send_replace(loaded);
-    };
-    cancel.run_until_cancelled(all).await;
-    cancel.cancelled().await;
-    ready.send_replace(false);
+async fn tell(mut loaded: watch::Receiver<Option<String>>, health: Health) {
+    if loaded.wait_for(Option::is_some).await.is_ok() {
+        health.met(Condition::CertificateLoaded);
+    }
 }

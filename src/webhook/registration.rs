@@ -19,17 +19,21 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::health::{Condition, Health};
+
 /// The field manager that owns `caBundle`.
 pub const FIELD_MANAGER: &str = "idtoken-operator-webhook";
 
 /// Waits for the configuration `name`, and puts the latest `bundle` into it whenever it holds something else; until `cancel`.
+/// Tells `health` when it was seen to hold ours.
 pub async fn maintain(
     client: Client,
     name: String,
     bundle: watch::Receiver<Option<String>>,
+    health: Health,
     cancel: CancellationToken,
 ) {
-    let mut registration = Registration { api: Api::all(client), name, bundle, present: None };
+    let mut registration = Registration { api: Api::all(client), name, bundle, health, present: None };
     cancel.run_until_cancelled(registration.follow()).await;
 }
 
@@ -37,6 +41,7 @@ struct Registration {
     api: Api<MutatingWebhookConfiguration>,
     name: String,
     bundle: watch::Receiver<Option<String>>,
+    health: Health,
     present: Option<MutatingWebhookConfiguration>,
 }
 
@@ -84,6 +89,7 @@ impl Registration {
             return Ok(());
         };
         let Some(correction) = correction(present, &bundle) else {
+            self.health.met(Condition::Registered);
             return Ok(());
         };
         // Forced: whoever wiped the field owns it for the moment, and it is the only one that we send.
@@ -93,6 +99,7 @@ impl Registration {
         let written = written.map_err(|_| "no answer in time".to_owned())?;
         self.present = Some(written.map_err(|error| error.to_string())?);
         tracing::info!(configuration = self.name, "caBundle written");
+        self.health.met(Condition::Registered);
         // Where another program insists on a value of its own, this keeps a quarrel from becoming a storm.
         tokio::time::sleep(SPACING).await;
         Ok(())

@@ -96,7 +96,7 @@ impl World {
         let google = Google::start(options).await.unwrap();
         let cluster = Cluster::start(cluster).await.unwrap();
         let client = cluster.client();
-        let mut world = Self {
+        let world = Self {
             cluster,
             google,
             client,
@@ -118,7 +118,7 @@ impl World {
     }
 
     /// Applies what the chart renders, but for what needs nodes and for the webhook's registration.
-    async fn install(&mut self, values: &[&str]) {
+    pub async fn install(&self, values: &[&str]) {
         let render = self.render(values);
         let kinds = ["Deployment", "Service", "PodDisruptionBudget", "MutatingWebhookConfiguration"];
         self.apply(
@@ -216,6 +216,12 @@ impl World {
 
     /// Registers and starts a webhook as the chart's ServiceAccount; ready means that it serves.
     pub async fn start_webhook(&mut self) {
+        self.register_webhook();
+        self.run_webhook(self.webhook_port).await;
+    }
+
+    /// Applies the chart's MutatingWebhookConfiguration, for a webhook on the loopback.
+    pub fn register_webhook(&self) {
         let url = format!("webhook.url=https://127.0.0.1:{}/mutate", self.webhook_port);
         let registration: Vec<_> = self
             .render(&[&url])
@@ -224,11 +230,16 @@ impl World {
             .collect();
         assert_eq!(registration.len(), 1);
         self.apply(&registration);
-        self.run_webhook(self.webhook_port).await;
+    }
+
+    /// Starts one replica on `port` and waits until it is ready.
+    pub async fn run_webhook(&mut self, port: u16) {
+        self.spawn_webhook(port).await;
+        self.wait_ready(self.webhook_health_port).await;
     }
 
     /// Starts one replica on `port`.
-    pub async fn run_webhook(&mut self, port: u16) {
+    pub async fn spawn_webhook(&mut self, port: u16) {
         let kubeconfig = self
             .cluster
             .kubeconfig_for_service_account(OPERATOR_NAMESPACE, "idtoken-operator-webhook")
@@ -247,7 +258,27 @@ impl World {
         let log = self.directory.path().join(format!("webhook-{}.log", self.started));
         self.webhooks.push(program.spawn(&log).unwrap());
         self.webhook_health_port = health_port;
-        self.wait_ready(health_port).await;
+    }
+
+    /// Sends the newest webhook a signal.
+    pub fn signal_webhook(&mut self, signal: &str) {
+        self.webhooks.last_mut().unwrap().signal(signal).unwrap();
+    }
+
+    /// Waits for the end of the newest webhook; its exit code.
+    pub async fn webhook_ended(&mut self) -> Option<i32> {
+        let mut process = self.webhooks.pop().unwrap();
+        self.old_logs.push(process.log_path().to_owned());
+        process.wait_within(SOON).await.unwrap().expect("it ends").code()
+    }
+
+    /// Runs the binary to its end, as an administrator; whether it succeeded, and all that it printed.
+    pub async fn run_operator(&self, args: &[&str]) -> (bool, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+        command.args(args).env("KUBECONFIG", self.cluster.kubeconfig()).env_remove("KUBERNETES_SERVICE_HOST");
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Ends the newest webhook with SIGTERM.
@@ -267,7 +298,7 @@ impl World {
             .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
     }
 
-    async fn wait_ready(&self, port: u16) {
+    pub async fn wait_ready(&self, port: u16) {
         let ready = wait_for("the process to be ready", SOON, || async {
             let text = http_get(port, "/readyz").await?;
             anyhow::ensure!(text.starts_with("HTTP/1.1 200"), "{text}");

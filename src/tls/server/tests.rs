@@ -1,11 +1,13 @@
 #![allow(clippy::unwrap_used)]
+mod drain;
+
 use std::net::SocketAddr;
 
 use axum::routing::get;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::{io::AsyncReadExt, task::JoinHandle, time::Instant};
+use tokio::{io::AsyncReadExt, task::JoinHandle};
 
 use super::*;
 use crate::tls::resolver::{HotCert, server_config};
@@ -130,14 +132,19 @@ fn publish(hot: &HotCert, authority: &CertifiedIssuer<'static, KeyPair>) {
 
 /// A client of its own, so that it makes a connection of its own.
 fn client(authority: &CertifiedIssuer<'static, KeyPair>) -> Https {
+    let connector = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(client_config(authority))
+        .https_only()
+        .enable_all_versions();
+    Client::builder(TokioExecutor::new()).build(connector.build())
+}
+
+fn client_config(authority: &CertifiedIssuer<'static, KeyPair>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector =
-        hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_all_versions();
-    Client::builder(TokioExecutor::new()).build(connector.build())
+        .with_no_client_auth()
 }
