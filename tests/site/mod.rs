@@ -125,11 +125,29 @@ impl Site {
         self
     }
 
-    /// Values that point the operator at the simulator. Its authority is an extra object of the release.
+    /// The image, and [`Self::endpoints`].
     pub fn values(&self) -> PathBuf {
+        let image = json!({"repository": "idtoken.test/idtoken-operator", "pullPolicy": "Never"});
+        let mut values = self.simulator();
+        values["image"] = image;
+        self.write("values.yaml", &values)
+    }
+
+    /// Values that point the operator at the simulator.
+    pub fn endpoints(&self) -> PathBuf {
+        self.write("endpoints.yaml", &self.simulator())
+    }
+
+    fn write(&self, name: &str, values: &Value) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, values.to_string()).unwrap();
+        path
+    }
+
+    /// The simulator's authority is an extra object of the release.
+    fn simulator(&self) -> Value {
         let authority = self.google.certificate_authority().unwrap();
-        let values = json!({
-            "image": {"repository": "idtoken.test/idtoken-operator", "pullPolicy": "Never"},
+        json!({
             "endpoints": {
                 "metadataUrl": self.google.metadata_url(),
                 "iamCredentialsUrl": self.google.iam_credentials_url(),
@@ -147,10 +165,7 @@ impl Site {
                 "metadata": {"name": "google"},
                 "data": {"ca.crt": authority},
             }],
-        });
-        let path = self.directory.path().join("values.yaml");
-        std::fs::write(&path, values.to_string()).unwrap();
-        path
+        })
     }
 
     /// The release's namespace, with Pod Security `restricted` enforced.
