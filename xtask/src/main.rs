@@ -19,6 +19,7 @@ enum Command {
     Cluster(xtask::cluster::command::ClusterArgs),
     /// Write the CRDs that the types say into crds/ and into the chart
     Crd,
+    Chart(xtask::chart::ChartArgs),
 }
 
 #[tokio::main]
@@ -27,6 +28,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => xtask::demo::run(args).await,
         Command::Test(args) => xtask::test::run(args).await,
         Command::Crd => xtask::crd::run().await,
+        Command::Chart(args) => xtask::chart::run(args).await,
         Command::Cluster(args) => xtask::cluster::command::run(args).await,
     };
     match result {
