@@ -134,19 +134,9 @@ impl World {
 
     /// The chart's objects.
     pub fn render(&self, values: &[&str]) -> Vec<Value> {
-        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/idtoken-operator");
-        let output = Command::new(self.tools.path(Tool::Helm))
-            .args(["template", "idtoken-operator"])
-            .arg(chart)
-            .args(["--namespace", OPERATOR_NAMESPACE, "--kube-version", "1.36.3"])
-            .args(values.iter().flat_map(|v| ["--set", v]))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
-        serde_yaml_ng::Deserializer::from_slice(&output.stdout)
-            .map(|document| <Value as serde::Deserialize>::deserialize(document).unwrap())
-            .filter(|object| !object.is_null())
-            .collect()
+        let arguments = ["--skip-tests"].into_iter().chain(values.iter().flat_map(|value| ["--set", value]));
+        let rendered = xtask::chart::template(self.tools.path(Tool::Helm), arguments).unwrap();
+        xtask::chart::objects(&rendered).unwrap()
     }
 
     /// kubectl apply --server-side.

@@ -1,5 +1,6 @@
 //! Developer commands of idtoken-operator, as a library that tests, demo and benchmarks share.
 
+pub mod chart;
 pub mod clock;
 pub mod cluster;
 pub mod crd;

@@ -21,6 +21,7 @@ enum Command {
     Node(xtask::node::command::NodeArgs),
     /// Write the CRDs that the types say into crds/ and into the chart
     Crd,
+    Chart(xtask::chart::ChartArgs),
 }
 
 #[tokio::main]
@@ -31,6 +32,7 @@ async fn main() -> ExitCode {
         Command::Crd => xtask::crd::run().await,
         Command::Image(args) => xtask::image::command::run(args).await,
         Command::Node(args) => xtask::node::command::run(args).await,
+        Command::Chart(args) => xtask::chart::run(args).await,
         Command::Cluster(args) => xtask::cluster::command::run(args).await,
     };
     match result {

@@ -26,6 +26,12 @@ pub const KUBERNETES_VERSION: &str = "1.36.3";
 pub const ETCD_VERSION: &str = "3.6.16";
 /// The version of Helm that is built.
 pub const HELM_VERSION: &str = "4.3.1";
+/// The version of helm-unittest that is built.
+pub const HELM_UNITTEST_VERSION: &str = "1.1.2";
+/// The version of kubeconform that is built.
+pub const KUBECONFORM_VERSION: &str = "0.8.0";
+/// The version of kube-score that is built.
+pub const KUBE_SCORE_VERSION: &str = "1.20.0";
 
 /// A program that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +52,12 @@ pub enum Tool {
     Etcd,
     /// `helm`
     Helm,
+    /// `helm-unittest`
+    HelmUnittest,
+    /// `kubeconform`
+    Kubeconform,
+    /// `kube-score`
+    KubeScore,
 }
 
 impl Tool {
@@ -61,6 +73,9 @@ impl Tool {
             Self::Kubectl => "kubectl",
             Self::Etcd => "etcd",
             Self::Helm => "helm",
+            Self::HelmUnittest => "helm-unittest",
+            Self::Kubeconform => "kubeconform",
+            Self::KubeScore => "kube-score",
         }
     }
 
@@ -70,6 +85,9 @@ impl Tool {
         match self {
             Self::Etcd => ETCD_VERSION,
             Self::Helm => HELM_VERSION,
+            Self::HelmUnittest => HELM_UNITTEST_VERSION,
+            Self::Kubeconform => KUBECONFORM_VERSION,
+            Self::KubeScore => KUBE_SCORE_VERSION,
             _ => KUBERNETES_VERSION,
         }
     }
@@ -80,6 +98,10 @@ impl Tool {
             Self::KubeApiserver | Self::KubeControllerManager => Some(Version(1, 30, 0)),
             Self::Etcd => Some(Version(3, 5, 0)),
             Self::Helm => Some(Version(3, 18, 0)),
+            // What they find differs from version to version. (helm-unittest and kube-score tell theirs only as released.)
+            Self::HelmUnittest => Some(Version(1, 1, 0)),
+            Self::Kubeconform => Some(Version(0, 8, 0)),
+            Self::KubeScore => Some(Version(1, 20, 0)),
             Self::Kubectl => None,
             // The parts of a node and its scheduler are tried with the API server of this version only.
             Self::KubeScheduler | Self::Kubelet | Self::KubeProxy => Some(Version(1, 36, 0)),
@@ -91,6 +113,8 @@ impl Tool {
         match self {
             Self::Kubectl => &["version", "--client"],
             Self::Helm => &["version", "--short"],
+            Self::Kubeconform => &["-v"],
+            Self::KubeScore => &["version"],
             _ => &["--version"],
         }
     }
@@ -106,6 +130,11 @@ impl Tool {
             Self::Kubectl => ("kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
             Self::Etcd => ("etcd", "go.etcd.io/etcd/server/v3"),
             Self::Helm => ("helm", "helm.sh/helm/v4/cmd/helm"),
+            Self::HelmUnittest => {
+                ("helm-unittest", "github.com/helm-unittest/helm-unittest/cmd/helm-unittest")
+            }
+            Self::Kubeconform => ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
+            Self::KubeScore => ("kube-score", "github.com/zegl/kube-score/cmd/kube-score"),
         }
     }
 
@@ -115,11 +144,13 @@ impl Tool {
             Self::KubeApiserver => 408,
             Self::KubeControllerManager => 93,
             Self::KubeScheduler => 7,
-            Self::Kubelet => 24,
+            Self::Kubelet | Self::KubeScore => 24,
             Self::KubeProxy => 20,
             Self::Kubectl => 32,
             Self::Etcd => 43,
             Self::Helm => 333,
+            Self::HelmUnittest => 52,
+            Self::Kubeconform => 21,
         })
     }
 }
@@ -249,5 +280,12 @@ mod tests {
         assert!(module("etcd").contains("go.etcd.io/etcd/server/v3 v3.6.16"));
         assert!(module("helm").contains("helm.sh/helm/v4 v4.3.1"));
         assert_eq!([KUBERNETES_VERSION, ETCD_VERSION, HELM_VERSION], ["1.36.3", "3.6.16", "4.3.1"]);
+        assert!(module("helm-unittest").contains("github.com/helm-unittest/helm-unittest v1.1.2"));
+        assert!(module("kubeconform").contains("github.com/yannh/kubeconform v0.8.0"));
+        assert!(module("kube-score").contains("github.com/zegl/kube-score v1.20.0"));
+        assert_eq!(
+            [HELM_UNITTEST_VERSION, KUBECONFORM_VERSION, KUBE_SCORE_VERSION],
+            ["1.1.2", "0.8.0", "1.20.0"]
+        );
     }
 }

@@ -1,13 +1,18 @@
-{{/* Prefix of the names of all objects; short enough for the longest suffix (-webhook-tls) within 63 characters. */}}
+{{/* Prefix of the names of all objects; short enough for the longest suffix (-controller-lease) within 63 characters. */}}
 {{- define "idtoken-operator.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 46 | trimSuffix "-" -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 46 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 46 | trimSuffix "-" -}}
 {{- end -}}
+{{- end }}
+
+{{/* Namespace of all objects of the release. */}}
+{{- define "idtoken-operator.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
 {{- end }}
 
 {{/* What a selector matches: never changes within a release. Takes (dict "root" $ "component" "webhook"). */}}
@@ -29,24 +34,53 @@ app.kubernetes.io/component: {{ .component }}
 
 {{/* Labels of a pod: without the versions, so that a new chart alone starts no new pods. */}}
 {{- define "idtoken-operator.podLabels" -}}
-{{- $own := include "idtoken-operator.selectorLabels" . | fromYaml -}}
-{{- $extra := (index .root.Values .component).podLabels -}}
-{{- merge (dict) $own $extra .root.Values.commonLabels | toYaml -}}
+{{- $own := index .root.Values .component -}}
+{{- $labels := include "idtoken-operator.selectorLabels" . | fromYaml -}}
+{{- merge (dict) $labels $own.podLabels .root.Values.commonLabels | toYaml -}}
+{{- end }}
+
+{{/* Name, namespace and labels of an object. Takes (dict "root" $ "component" "webhook" "name" "…"); "namespace" where it is not the release's. */}}
+{{- define "idtoken-operator.metadata" -}}
+{{- include "idtoken-operator.clusterMetadata" . }}
+namespace: {{ default (include "idtoken-operator.namespace" .root) .namespace }}
+{{- end }}
+{{- define "idtoken-operator.clusterMetadata" -}}
+name: {{ .name | quote }}
+labels: {{- include "idtoken-operator.labels" . | nindent 2 }}
+{{- end }}
+
+{{/* The ServiceAccount of a component. */}}
+{{- define "idtoken-operator.serviceAccountName" -}}
+{{- $own := index .root.Values .component -}}
+{{- default (printf "%s-%s" (include "idtoken-operator.fullname" .root) .component) $own.serviceAccount.name -}}
+{{- end }}
+
+{{/* The subjects of a binding of rights to a component. */}}
+{{- define "idtoken-operator.subjects" -}}
+- kind: ServiceAccount
+  name: {{ include "idtoken-operator.serviceAccountName" . }}
+  namespace: {{ include "idtoken-operator.namespace" .root }}
 {{- end }}
 
 {{- define "idtoken-operator.image" -}}
-{{- with .Values.image -}}
-{{- if .digest -}}
-{{- printf "%s@%s" .repository .digest -}}
-{{- else -}}
-{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) -}}
+{{- $name := .Values.image.repository -}}
+{{- with .Values.image.registry -}}
+{{- $name = printf "%s/%s" (trimSuffix "/" .) $name -}}
 {{- end -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $name .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 {{- end }}
 
-{{/* The Secret that holds the webhook's own CA and serving certificate: the webhook writes it, never the chart. */}}
+{{/* The Secret with the serving certificate: written by the webhook, or by cert-manager, or by the user; never by the chart. */}}
 {{- define "idtoken-operator.tlsSecretName" -}}
-{{ include "idtoken-operator.fullname" . }}-webhook-tls
+{{- if eq .Values.webhook.tls.mode "secret" -}}
+{{- .Values.webhook.tls.secretName -}}
+{{- else -}}
+{{- include "idtoken-operator.fullname" . }}-webhook-tls
+{{- end -}}
 {{- end }}
 
 {{/* Namespaces that the webhook never sees. A selector knows no globs: gke-managed-* is excluded by a matchCondition too. */}}
@@ -61,90 +95,29 @@ app.kubernetes.io/component: {{ .component }}
       "gke-managed-networking-dra-driver"
       "gke-managed-parallelstorecsi"
       "gke-managed-system" -}}
-{{- concat $system $gke (list .Release.Namespace) .Values.webhook.excludeNamespaces | uniq | toYaml -}}
+{{- concat $system $gke (list (include "idtoken-operator.namespace" .)) .Values.webhook.excludeNamespaces | uniq | toYaml -}}
 {{- end }}
 
-{{/* The securityContext of a pod and of a container, as the Pod Security Standard `restricted` wants them. */}}
-{{- define "idtoken-operator.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-{{- define "idtoken-operator.securityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
+{{/* Where `helm test` makes its dry runs. */}}
+{{- define "idtoken-operator.testNamespace" -}}
+{{- default (first (append .Values.scope.namespaces "default")) .Values.test.namespace -}}
 {{- end }}
 
-{{/* Arguments, ports, environment and probes that both programs share. Takes (dict "root" $ "component" "webhook"). */}}
-{{- define "idtoken-operator.commonArgs" -}}
-- --health-addr=0.0.0.0:8081
-- --metrics-addr=0.0.0.0:8080
-- --log-format={{ .root.Values.logFormat }}
-- --log-level={{ .root.Values.logLevel }}
+{{/* Whether a monitor is rendered: "true" or nothing. Takes (dict "root" $ "value" "podMonitor" "kind" "group/version/Kind" "mode" renderMode). */}}
+{{- define "idtoken-operator.rendersMonitor" -}}
+{{- if or (eq .mode "alwaysRender") (.root.Capabilities.APIVersions.Has .kind) -}}
+true
+{{- else if eq .mode "failIfMissing" -}}
+{{- fail (printf "monitoring.%s.enabled=true, but the cluster does not know %s: install it first, or set monitoring.%s.renderMode to skipIfMissing, or to alwaysRender where Helm can't ask the cluster" .value .kind .value) -}}
+{{- end -}}
 {{- end }}
-{{- define "idtoken-operator.commonPorts" -}}
-- {name: health, containerPort: 8081, protocol: TCP}
-- {name: metrics, containerPort: 8080, protocol: TCP}
+{{- define "idtoken-operator.rendersPodMonitor" -}}
+{{- if .Values.monitoring.podMonitor.enabled -}}
+{{- include "idtoken-operator.rendersMonitor" (dict "root" . "value" "podMonitor" "kind" "monitoring.coreos.com/v1/PodMonitor" "mode" .Values.monitoring.podMonitor.renderMode) -}}
+{{- end -}}
 {{- end }}
-{{- define "idtoken-operator.env" -}}
-- name: POD_NAMESPACE
-  valueFrom:
-    fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}
-{{- with (index .root.Values .component).extraEnv }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-{{- define "idtoken-operator.probes" -}}
-livenessProbe:
-  httpGet: {path: /healthz, port: health, scheme: HTTP}
-  periodSeconds: 10
-  timeoutSeconds: 2
-  failureThreshold: 6
-readinessProbe:
-  httpGet: {path: /readyz, port: health, scheme: HTTP}
-  periodSeconds: 2
-  timeoutSeconds: 2
-  failureThreshold: 2
-{{- end }}
-
-{{/* The flags for Google's endpoints, where values name others than the public ones. */}}
-{{- define "idtoken-operator.endpointArgs" -}}
-{{- with .Values.endpoints }}
-{{- with .metadataUrl }}
-- {{ printf "--metadata-url=%s" . | quote }}
-{{- end }}
-{{- with .iamCredentialsUrl }}
-- {{ printf "--iam-credentials-url=%s" . | quote }}
-{{- end }}
-{{- with .oauthTokenUrl }}
-- {{ printf "--oauth-token-url=%s" . | quote }}
-{{- end }}
-{{- range $issuer, $url := .jwksUrls }}
-- {{ printf "--jwks-url=%s=%s" $issuer $url | quote }}
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{/* Where the pods run and what is added to them. Takes (dict "root" $ "component" "webhook"). */}}
-{{- define "idtoken-operator.podExtras" -}}
-{{- with index .root.Values .component -}}
-{{- with .nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .affinity }}
-affinity: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .priorityClassName }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-{{- with .extraVolumes }}
-volumes: {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- define "idtoken-operator.rendersPodMonitoring" -}}
+{{- if .Values.monitoring.podMonitoring.enabled -}}
+{{- include "idtoken-operator.rendersMonitor" (dict "root" . "value" "podMonitoring" "kind" "monitoring.googleapis.com/v1/PodMonitoring" "mode" .Values.monitoring.podMonitoring.renderMode) -}}
 {{- end -}}
 {{- end }}

@@ -3,20 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use serde::Deserialize as _;
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use super::operator::Ports;
 use crate::google::Google;
 
-/// The namespace of the operator.
-pub(super) const NAMESPACE: &str = "idtoken-system";
 /// The name of the release, and of the webhook's registration.
-pub(super) const RELEASE: &str = "idtoken-operator";
+pub(super) use crate::chart::CHART as RELEASE;
+pub(super) use crate::chart::NAMESPACE;
 
 /// The objects of the chart.
 #[derive(Debug)]
@@ -63,23 +60,11 @@ pub(super) async fn render(
     let directory = tempfile::tempdir()?;
     let values = directory.path().join("values.json");
     std::fs::write(&values, values_for(google, ports, with_webhook).to_string())?;
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(RELEASE);
-    let output = Command::new(helm)
-        .args(["template", RELEASE])
-        .arg(&chart)
-        .args(["--namespace", NAMESPACE, "--values"])
-        .arg(&values)
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("cannot run helm")?;
-    ensure!(
-        output.status.success(),
-        "helm can't render the chart {}: {}",
-        chart.display(),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    parse(&String::from_utf8(output.stdout).context("helm prints no text")?)
+    let helm = helm.to_owned();
+    let arguments = ["--skip-tests".into(), "--values".into(), values.into_os_string()];
+    let rendered = tokio::task::spawn_blocking(move || crate::chart::template(&helm, arguments)).await??;
+    drop(directory);
+    sort(crate::chart::objects(&rendered)?)
 }
 
 fn values_for(google: &Google, ports: &Ports, with_webhook: bool) -> Value {
@@ -95,13 +80,10 @@ fn values_for(google: &Google, ports: &Ports, with_webhook: bool) -> Value {
     })
 }
 
-fn parse(yaml: &str) -> anyhow::Result<Chart> {
+/// By what is done with them.
+fn sort(objects: Vec<Value>) -> anyhow::Result<Chart> {
     let mut chart = Chart { definitions: Vec::new(), others: Vec::new(), workloads: Vec::new() };
-    for document in serde_yaml_ng::Deserializer::from_str(yaml) {
-        let value = Value::deserialize(document).context("the chart renders what is no YAML")?;
-        if value.is_null() {
-            continue;
-        }
+    for value in objects {
         let object: DynamicObject =
             serde_json::from_value(value).context("the chart renders what is no Kubernetes object")?;
         match kind(&object) {
@@ -125,7 +107,7 @@ mod tests {
 
     #[test]
     fn objects_are_sorted_by_what_is_done_with_them() {
-        let chart = parse(
+        let objects = crate::chart::objects(
             "---\n# only a comment\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a}\n---\n\
              apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: b}\n---\n\
              apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: c}\n---\n\
@@ -133,6 +115,7 @@ mod tests {
              spec: {template: {spec: {containers: [{args: [controller, --log-format=text]}]}}}\n",
         )
         .unwrap();
+        let chart = sort(objects).unwrap();
         assert_eq!(chart.summary(), "1 CustomResourceDefinition, 2 ServiceAccount");
         assert_eq!(chart.arguments("controller").unwrap(), ["controller", "--log-format=text"]);
         assert_eq!(

@@ -1,0 +1,123 @@
+//! What must hold of the chart.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+
+use super::lint::lint;
+use super::{Schemas, TOOLS, cases, conform, directory, drift, objects, template};
+use crate::progress::Step;
+use crate::tools::{Tool, Tools};
+
+/// Runs all of them; the first that finds something ends it.
+pub(super) fn run() -> anyhow::Result<()> {
+    let tools = Tools::find(&TOOLS)?;
+    let helm = tools.path(Tool::Helm);
+    step("values and templates agree", values_and_templates)?;
+    step("nothing drifted", || drift::check(helm))?;
+    step("helm lint --strict", || program(helm, &["lint", "--strict"]))?;
+    step("helm-unittest", || program(tools.path(Tool::HelmUnittest), &["--strict"]))?;
+    step("kubeconform", || schemas(helm, tools.path(Tool::Kubeconform)))?;
+    step("kube-score", || score(helm, tools.path(Tool::KubeScore)))
+}
+
+fn step(what: &str, check: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let step = Step::start(format!("chart: {what}"), "");
+    check().with_context(|| format!("chart: {what}"))?;
+    step.done();
+    Ok(())
+}
+
+fn values_and_templates() -> anyhow::Result<()> {
+    let wrong = lint(&drift::values()?, &templates(&directory().join("templates"))?);
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// The text of all templates.
+fn templates(below: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for entry in fs::read_dir(below)? {
+        let path = entry?.path();
+        text += &if path.is_dir() { templates(&path)? } else { fs::read_to_string(&path)? };
+    }
+    Ok(text)
+}
+
+/// A program that is given the chart and says by its exit code whether all is well.
+fn program(program: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(program).args(arguments).arg(directory()).stdin(Stdio::null()).output()?;
+    ensure!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Every render, and the CRDs, against the schemas of the Kubernetes that is built here.
+fn schemas(helm: &Path, kubeconform: &Path) -> anyhow::Result<()> {
+    let mut renders = vec![("the defaults".to_owned(), objects(&template(helm, [""; 0])?)?)];
+    for case in cases()? {
+        renders.push((case.name.clone(), objects(&case.render(helm)?)?));
+    }
+    let all: Vec<_> = renders.iter().flat_map(|(_, objects)| objects).cloned().collect();
+    let schemas = Schemas::of(&all)?;
+    for (name, objects) in renders {
+        conform(kubeconform, &schemas, &objects).with_context(|| format!("what is rendered with {name}"))?;
+    }
+    Ok(())
+}
+
+/// kube-score's own opinion of every render.
+fn score(helm: &Path, kube_score: &Path) -> anyhow::Result<()> {
+    for case in cases()? {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
+        fs::write(file.path(), case.render(helm)?)?;
+        let output = Command::new(kube_score)
+            .args([
+                "score",
+                "--kubernetes-version",
+                "v1.36",
+                "--output-format",
+                "ci",
+                "--ignore-container-cpu-limit",
+            ])
+            .args(IGNORED.iter().flat_map(|(check, _)| ["--ignore-test", *check]))
+            .arg(file.path())
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run kube-score")?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let wrong: Vec<&str> = printed
+            .lines()
+            .filter(|line| !line.starts_with("[OK]") && !line.starts_with("[SKIPPED]"))
+            .collect();
+        ensure!(output.status.success() && wrong.is_empty(), "{}:\n{}", case.name, wrong.join("\n"));
+    }
+    Ok(())
+}
+
+/// What kube-score would find and is meant to be so. (A CPU limit, which is ignored too, would slow down what is urgent: a mint, an
+/// admission; memory and storage are limited.)
+const IGNORED: [(&str, &str); 4] = [
+    (
+        "container-image-pull-policy",
+        "IfNotPresent: tags of releases are never moved, and a node must start without the registry",
+    ),
+    (
+        "pod-networkpolicy",
+        "policies are the user's choice (networkPolicy.enabled): only they know their proxies and ranges",
+    ),
+    (
+        "deployment-has-host-podantiaffinity",
+        "spread by topologySpreadConstraints: a required anti-affinity costs 500m a pod on Autopilot",
+    ),
+    (
+        "pod-probes",
+        "it wants probes of the test's pod too, which ends by itself; those of the programs are tested one by one",
+    ),
+];
