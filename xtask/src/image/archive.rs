@@ -9,13 +9,15 @@ use anyhow::{Context as _, ensure};
 use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::{Value, json};
 
+use super::Archive;
 use super::key::hex;
-use super::{Archive, USER};
 use crate::process::tail;
 
 /// What a container of an image runs, and in which surroundings.
 #[derive(Clone, Debug)]
 pub(super) struct Configuration<'a> {
+    /// By number; empty is root, which only a build is.
+    pub(super) user: &'a str,
     pub(super) entrypoint: &'a [&'a str],
     pub(super) environment: &'a [&'a str],
 }
@@ -27,7 +29,7 @@ impl Configuration<'_> {
             "os": "linux",
             "created": "1970-01-01T00:00:00Z",
             "config": {
-                "User": USER,
+                "User": self.user,
                 "Env": self.environment,
                 "Entrypoint": self.entrypoint,
                 "WorkingDir": "/",
@@ -223,6 +225,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::image::USER;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn image(directory: &Path, name: &str) -> Archive {
@@ -231,7 +234,7 @@ mod tests {
         fs::write(root.join("bin/true"), "#!/bin/sh\n").unwrap();
         fs::set_permissions(root.join("bin/true"), fs::Permissions::from_mode(0o755)).unwrap();
         let path = directory.join(name);
-        let configuration = Configuration { entrypoint: &["/bin/true"], environment: &["A=b"] };
+        let configuration = Configuration { user: USER, entrypoint: &["/bin/true"], environment: &["A=b"] };
         write(&root, &configuration, "idtoken.test/true:1", &path).unwrap();
         Archive { path, reference: "idtoken.test/true:1".to_owned() }
     }

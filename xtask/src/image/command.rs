@@ -19,7 +19,7 @@ operator. What is finished is in ~/.cache/idtoken-operator/images (IDTOKEN_CACHE
 something that goes into it has changed.")]
 pub struct ImageArgs {
     /// Which images
-    #[arg(value_enum, required = true)]
+    #[arg(value_enum, default_values_t = [Image::Product])]
     images: Vec<Image>,
     /// Print only the files
     #[arg(long, short)]
@@ -29,6 +29,8 @@ pub struct ImageArgs {
 /// An image that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Image {
+    /// The operator, from the Dockerfile
+    Product,
     /// Does nothing, and ends on SIGTERM
     Pause,
     /// busybox
@@ -40,6 +42,7 @@ pub enum Image {
 impl Image {
     fn make(self) -> anyhow::Result<Archive> {
         match self {
+            Self::Product => super::product(),
             Self::Pause => super::pause(),
             Self::Shell => super::shell(),
             Self::Python => super::python(),

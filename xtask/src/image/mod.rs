@@ -14,10 +14,13 @@
 //! - Containers and images of this machine are untouched: buildah's storage is one of our own, below the cache.
 
 mod archive;
+mod base;
+mod buildah;
 pub mod command;
 mod debian;
 mod key;
 mod pause;
+mod product;
 mod python;
 mod root;
 mod shell;
@@ -32,6 +35,11 @@ pub struct Archive {
     pub path: PathBuf,
     /// The name under which the image is known once it is loaded.
     pub reference: String,
+}
+
+/// The operator's image, from the Dockerfile and the sources as they are.
+pub fn product() -> anyhow::Result<Archive> {
+    product::make(&store::Store::open()?)
 }
 
 /// An image that does nothing, and ends at once on SIGTERM: what holds a pod together.

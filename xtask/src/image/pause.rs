@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 
-use super::Archive;
 use super::archive::{Configuration, write};
 use super::key::Key;
 use super::root::furnish;
 use super::store::Store;
+use super::{Archive, USER};
 use crate::progress::Step;
 
 const REFERENCE: &str = "idtoken.test/pause:1";
@@ -24,7 +24,12 @@ pub(super) fn make(store: &Store) -> anyhow::Result<Archive> {
         let root = scratch.join("root");
         furnish(&root)?;
         compile(scratch, &root.join("pause"))?;
-        write(&root, &Configuration { entrypoint: &["/pause"], environment: &[] }, REFERENCE, image)?;
+        write(
+            &root,
+            &Configuration { user: USER, entrypoint: &["/pause"], environment: &[] },
+            REFERENCE,
+            image,
+        )?;
         step.done();
         Ok(())
     })

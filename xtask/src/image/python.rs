@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 
-use super::Archive;
 use super::archive::{Configuration, write};
 use super::debian;
 use super::key::Key;
 use super::root::furnish;
 use super::store::Store;
+use super::{Archive, USER};
 use crate::process::tail;
 use crate::progress::Step;
 
@@ -30,6 +30,7 @@ pub(super) fn make(store: &Store) -> anyhow::Result<Archive> {
         slim(&root)?;
         compile(&root)?;
         let configuration = Configuration {
+            user: USER,
             entrypoint: &["/usr/bin/python3"],
             environment: &["PATH=/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED=1"],
         };

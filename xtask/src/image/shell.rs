@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 
-use super::Archive;
 use super::archive::{Configuration, write};
 use super::debian;
 use super::key::Key;
 use super::root::furnish;
 use super::store::Store;
+use super::{Archive, USER};
 use crate::progress::Step;
 
 const REFERENCE: &str = "idtoken.test/shell:1";
@@ -27,7 +27,7 @@ pub(super) fn make(store: &Store) -> anyhow::Result<Archive> {
         debian::unpack(&PACKAGES, &scratch.join("packages"), &root)?;
         furnish(&root)?;
         link_applets(&root)?;
-        let configuration = Configuration { entrypoint: &["/bin/sh"], environment: &[PATH] };
+        let configuration = Configuration { user: USER, entrypoint: &["/bin/sh"], environment: &[PATH] };
         write(&root, &configuration, REFERENCE, image)?;
         step.done();
         Ok(())

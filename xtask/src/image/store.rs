@@ -25,6 +25,11 @@ impl Store {
         Ok(Self { directory })
     }
 
+    /// For what outlives a single image: buildah's storage, installed programs.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The image from the store, or else as `make` puts it into the file that it is given. `make` also gets an empty
     /// directory to work in, which is removed afterwards.
     pub(super) fn get_or_make(
