@@ -15,7 +15,7 @@ const SHELL: &str = "idtoken.test/shell:1";
 
 /// Builds them, or takes them from the cache.
 pub(super) fn build() -> anyhow::Result<Vec<Archive>> {
-    Ok(vec![image::pause()?, image::shell()?, image::python()?])
+    Ok(vec![image::pause()?, image::shell()?, image::python()?, image::product()?])
 }
 
 /// Loads them into containerd.
