@@ -122,7 +122,10 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- $selector := dict "matchLabels" (include "idtoken-operator.selectorLabels" $part | fromYaml) }}
 {{- $constraints := list }}
 {{- range $own.topologySpreadConstraints }}
-{{- $constraints = append $constraints (merge (dict) . (dict "labelSelector" $selector "matchLabelKeys" (list "pod-template-hash"))) }}
+{{- $constraint := deepCopy . }}
+{{- if not (hasKey . "labelSelector") }}{{ $_ := set $constraint "labelSelector" $selector }}{{ end }}
+{{- if not (hasKey . "matchLabelKeys") }}{{ $_ := set $constraint "matchLabelKeys" (list "pod-template-hash") }}{{ end }}
+{{- $constraints = append $constraints $constraint }}
 {{- end }}
 {{- with $constraints }}
 topologySpreadConstraints: {{- toYaml . | nindent 2 }}

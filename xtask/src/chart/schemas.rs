@@ -24,7 +24,7 @@ impl Schemas {
         let schemas = Self { files: TempDir::new()? };
         let kinds: BTreeSet<(&str, &str)> = objects.iter().map(kind_of).collect::<anyhow::Result<_>>()?;
         let kubernetes = module("kubernetes", "k8s.io/kubernetes")?.join("api/openapi-spec/v3");
-        let crds = crds()?;
+        let crds = [foreign_crds()?, own_crds()?].concat();
         for (api_version, kind) in kinds {
             let schema = match of_crd(&crds, api_version, kind) {
                 Some(schema) => schema,
@@ -32,7 +32,9 @@ impl Schemas {
                 None => of_kubernetes(&kubernetes, api_version, kind)
                     .with_context(|| format!("no schema of {api_version} {kind}"))?,
             };
-            let name = format!("{}_{kind}.json", api_version.replace('/', "_")).to_lowercase();
+            // To kubeconform the group of `v1` is v1.
+            let (group, version) = api_version.split_once('/').unwrap_or((api_version, api_version));
+            let name = format!("{group}_{version}_{kind}.json").to_lowercase();
             fs::write(schemas.directory().join(name), schema.to_string())?;
         }
         Ok(schemas)
@@ -70,19 +72,22 @@ fn module(ours: &str, wanted: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The CRDs of all kinds that are not Kubernetes' own.
-fn crds() -> anyhow::Result<Vec<Value>> {
+/// The CRDs of the kinds that the chart renders for other people's operators.
+pub fn foreign_crds() -> anyhow::Result<Vec<Value>> {
     let cert_manager = module("schemas", "github.com/cert-manager/cert-manager")?.join("deploy/crds");
     let prometheus = module("schemas", "github.com/prometheus-operator/prometheus-operator")?;
-    let ours = directory().join("files/crds");
     let files = [
         cert_manager.join("cert-manager.io_certificates.yaml"),
         cert_manager.join("cert-manager.io_issuers.yaml"),
         prometheus.join("example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml"),
-        ours.join("idtoken.dev_idtokenbindings.yaml"),
-        ours.join("idtoken.dev_idtokengrants.yaml"),
     ];
     files.iter().map(|file| read_yaml(file)).collect()
+}
+
+/// Ours.
+fn own_crds() -> anyhow::Result<Vec<Value>> {
+    let files = ["idtoken.dev_idtokenbindings.yaml", "idtoken.dev_idtokengrants.yaml"];
+    files.iter().map(|file| read_yaml(&directory().join("files/crds").join(file))).collect()
 }
 
 fn read_yaml(file: &Path) -> anyhow::Result<Value> {
@@ -98,6 +103,10 @@ fn of_crd(crds: &[Value], api_version: &str, kind: &str) -> Option<Value> {
         .find(|spec| spec["group"] == group && spec["names"]["kind"] == kind)?;
     let versions = spec["versions"].as_array()?;
     let mut schema = versions.iter().find(|v| v["name"] == version)?["schema"]["openAPIV3Schema"].clone();
+    for (key, kind) in [("apiVersion", "string"), ("kind", "string"), ("metadata", "object")] {
+        // Every object has them, whether or not its CRD says so.
+        schema["properties"][key] = json!({"type": kind});
+    }
     close(&mut schema);
     Some(schema)
 }
@@ -184,7 +193,12 @@ mod tests {
             {"name": "v1alpha1", "schema": {"openAPIV3Schema": {"type": "object", "properties": {}}}},
         ]}});
         let found = of_crd(std::slice::from_ref(&crd), "idtoken.dev/v1alpha1", "IdTokenGrant").unwrap();
-        assert_eq!(found, json!({"type": "object", "properties": {}, "additionalProperties": false}));
+        assert_eq!(
+            found,
+            json!({"type": "object", "additionalProperties": false, "properties": {
+                "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"},
+            }})
+        );
         assert_eq!(of_crd(&[crd], "idtoken.dev/v1", "IdTokenGrant"), None);
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::binaries::cargo;
 use super::report::Report;
 use crate::progress::Step;
-use crate::tools::cache_directory;
+use crate::tools::{Tools, cache_directory};
 
 /// Formatting, lints, documentation and dependencies.
 pub(super) fn run(report: &mut Report, install: bool) {
@@ -30,6 +30,18 @@ pub(super) fn run(report: &mut Report, install: bool) {
             "it is not installed (cargo install --locked cargo-deny, or --require-all, which installs it into the cache)",
         ),
         Err(error) => report.check("cargo-deny", Err(error), std::time::Duration::ZERO),
+    }
+}
+
+/// What must hold of the chart; needs Helm, and so is no part of [`run`].
+pub(super) fn chart(report: &mut Report) {
+    let started = Instant::now();
+    match Tools::find(&crate::chart::TOOLS) {
+        Ok(_) => {
+            let result = crate::chart::check();
+            report.check("chart", result, started.elapsed());
+        }
+        Err(error) => report.check_left_out("chart", &format!("{error:#}")),
     }
 }
 

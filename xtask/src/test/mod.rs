@@ -1,9 +1,9 @@
 //! `cargo xtask test`: every test that the machine can run, and plainly what was left out.
 //!
 //! ```text
-//! checks (fmt, clippy, doc, deny) ─┐
-//! binaries ─ declared ─ assign ────┼─ execute ─▶ report
-//! needs (tools, Python) ───────────┘
+//! checks (fmt, clippy, doc, deny; the chart) ─┐
+//! binaries ─ declared ─ assign ───────────────┼─ execute ─▶ report
+//! needs (tools, Python) ──────────────────────┘
 //! ```
 //!
 //! # Guarantees
@@ -93,6 +93,9 @@ fn test(args: &TestArgs) -> anyhow::Result<Report> {
     let mut report = Report::new(args.require_all);
     if tiers.contains(&Tier::Unit) {
         checks::run(&mut report, args.require_all);
+    }
+    if tiers.contains(&Tier::Api) {
+        checks::chart(&mut report);
     }
     let binaries = match binaries::build() {
         Ok(binaries) => binaries,
