@@ -8,8 +8,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::Api;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::json;
 use site::{
-    AUDIENCE, NAMESPACE, RELEASE, Site, chart, impersonation, on_node, path,
+    AUDIENCE, CALLER, NAMESPACE, RELEASE, Site, binding, chart, impersonation, on_node, path,
     pods::{inject, pod, template},
 };
 use tokio::sync::Mutex;
@@ -144,4 +146,61 @@ fn everything(site: &Site) -> BTreeSet<String> {
     let of_release =
         |line: &String| line.contains("idtoken") || line.contains(NAMESPACE) || line.contains("<none>");
     listed.lines().map(squeeze).filter(of_release).collect()
+}
+
+/// A certificate of the user's own for the webhook's Service: authority, certificate and key in PEM.
+fn certificate() -> [String; 3] {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["idtoken-operator-webhook.idtoken-system.svc".to_owned()];
+    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
+    [authority.pem(), certificate.pem(), key.serialize_pem()]
+}
+
+#[test]
+#[ignore = "tier node: needs a real node"]
+fn scoped_mode_works_with_roles_alone_and_elsewhere_not_at_all() {
+    on_node(async |site: Arc<Site>| {
+        let _turn = TURN.lock().await;
+        site.uninstall().await;
+        for name in ["scoped", "beyond"] {
+            site.namespace(name);
+        }
+        site.release_namespace();
+        let [authority, certificate, key] = certificate();
+        site.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "my-certificate", "namespace": NAMESPACE},
+            "type": "kubernetes.io/tls", "stringData": {"tls.crt": certificate, "tls.key": key},
+        }));
+        let values = site.write("scoped.yaml", &json!({
+            "scope": {"namespaces": ["scoped"]},
+            "grants": {"list": [{
+                "name": "all", "namespaces": {"all": true}, "identities": [CALLER], "audiences": ["https://*.a.run.app"],
+            }]},
+            "webhook": {"tls": {"mode": "secret", "secretName": "my-certificate", "caBundle": authority}},
+            "test": {"namespace": "scoped"},
+        }));
+        install(&site, &["--values", path(&values)]);
+        let labelled = [
+            "get",
+            "clusterroles,clusterrolebindings",
+            "-l",
+            "app.kubernetes.io/instance=idtoken-operator",
+            "-o",
+            "name",
+        ];
+        assert_eq!(site.kubectl_ok(&labelled), "", "no right in the whole cluster");
+        site.apply(&binding("beyond", "orders", &impersonation(AUDIENCE)));
+        site.bound("scoped", "orders", &impersonation(AUDIENCE)).await;
+        assert_eq!(injects(&site, "scoped"), Ok(()));
+        site.helm_ok(&["test", RELEASE, "--timeout=120s"]);
+        assert!(injects(&site, "beyond").is_err(), "the webhook is not registered there");
+        let status =
+            site.kubectl_ok(&["-n", "beyond", "get", "idtokenbinding", "orders", "-o", "jsonpath={.status}"]);
+        assert_eq!(status, "", "nobody looked at it");
+        site.uninstall().await;
+        site.kubectl_ok(&["-n", NAMESPACE, "delete", "secret", "my-certificate"]);
+    });
 }

@@ -138,7 +138,8 @@ impl Site {
         self.write("endpoints.yaml", &self.simulator())
     }
 
-    fn write(&self, name: &str, values: &Value) -> PathBuf {
+    /// A file of values.
+    pub fn write(&self, name: &str, values: &Value) -> PathBuf {
         let path = self.directory.path().join(name);
         std::fs::write(&path, values.to_string()).unwrap();
         path
@@ -168,9 +169,18 @@ impl Site {
         })
     }
 
-    /// The release's namespace, with Pod Security `restricted` enforced.
+    /// The release's namespace.
     pub fn release_namespace(&self) {
-        self.apply(&namespace(NAMESPACE));
+        self.namespace(NAMESPACE);
+    }
+
+    /// A namespace with Pod Security `restricted` enforced.
+    pub fn namespace(&self, name: &str) {
+        self.apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }));
     }
 
     /// Removes the release, if there is one, and waits until its pods are gone.
@@ -188,7 +198,7 @@ impl Site {
 
     /// A namespace of its own for a test, whose bindings may use the caller's identity for every Cloud Run service.
     pub fn tenant(&self, name: &str) {
-        self.apply(&namespace(name));
+        self.namespace(name);
         self.apply(&json!({
             "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": name},
             "spec": {"namespaces": {"names": [name]}, "identities": [CALLER], "audiences": ["https://*.a.run.app"]},
@@ -303,14 +313,6 @@ fn google_options() -> Options {
         Role::OpenIdTokenCreator,
         CALLER,
     )
-}
-
-fn namespace(name: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-    })
 }
 
 pub fn binding(namespace: &str, name: &str, spec: &Value) -> Value {
