@@ -339,7 +339,7 @@ fn a_pod_waits_for_its_binding_unless_it_is_optional() {
             &pod("waiting", "strict", &labelled(template(&inject("orders"), &tells), "strict")).to_string(),
         );
         assert!(ok, "{said}");
-        assert!(said.contains("Warning: idtoken.dev: there is no IdTokenBinding"), "{said}");
+        assert!(said.contains(r#"Warning: IdTokenBinding "orders" is not known (yet)"#), "{said}");
         let mut annotations = inject("orders");
         annotations["idtoken.dev/optional"] = json!("true");
         let waits =

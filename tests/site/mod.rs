@@ -198,6 +198,8 @@ impl Site {
 
     /// A namespace of its own for a test, whose bindings may use the caller's identity for every Cloud Run service.
     pub fn tenant(&self, name: &str) {
+        // Left by an earlier run, where the node is older than this one.
+        self.kubectl_ok(&["delete", "namespace", name, "--ignore-not-found"]);
         self.namespace(name);
         self.apply(&json!({
             "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": name},
