@@ -4,10 +4,11 @@
 //! Imports point down only:
 //!
 //! ```text
-//! cli  →  controller | webhook  →  tls · token · verify · telemetry  →  plan (pure)  →  api
+//! cli  →  controller | webhook  →  tls · token · verify · telemetry · cache  →  plan (pure)  →  api
 //! ```
 
 pub mod api;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod controller;

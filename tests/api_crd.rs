@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use common::{World, google_options};
 use http::{Method, Request};
+use idtoken_operator::plan::grant::file;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use xtask::cluster::ClusterOptions;
@@ -79,6 +80,33 @@ fn every_rule_and_every_bound_of_the_schemas_has_a_refused_case() {
         assert!(missing.is_empty(), "{} without a refused case:\n{}", fixture.kind, missing.join("\n"));
         for case in &fixture.cases {
             assert!(!case.accepted.is_empty() && !case.refused.is_empty(), "{}", case.about);
+        }
+    }
+}
+
+#[test]
+fn a_file_of_grants_keeps_the_same_rules() {
+    let [_, fixture] = fixtures();
+    let text = |change: &Value| {
+        let mut object =
+            json!({"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": "g"}});
+        json_patch::merge(&mut object, &fixture.base);
+        json_patch::merge(&mut object, &expand(change));
+        (object["spec"]["namespaces"].get("selector").is_some(), object.to_string())
+    };
+    for case in &fixture.cases {
+        for change in &case.accepted {
+            let (selects, text) = text(change);
+            match file::parse(&text) {
+                Ok(grants) => assert!(grants.len() == 1 && !selects, "{change}"),
+                Err(error) => {
+                    assert!(selects && error.field == "spec.namespaces.selector", "{change}: {error}");
+                }
+            }
+        }
+        for Refused { change, .. } in &case.refused {
+            let error = file::parse(&text(change).1).expect_err(&change.to_string());
+            assert!(error.field.starts_with("spec"), "{change}: {error}");
         }
     }
 }

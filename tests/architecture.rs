@@ -11,22 +11,26 @@ use source::{Function, Source};
 /// What each module at the top may import, down the diagram in `src/lib.rs`:
 ///
 /// ```text
-/// cli  →  controller | webhook  →  tls · token · verify · telemetry  →  plan (pure)  →  api
+/// cli  →  controller | webhook  →  tls · token · verify · telemetry · cache  →  plan (pure)  →  api
 /// ```
 ///
 /// Side by side, only `verify` looks at a neighbour: it fetches keys over `token`'s HTTP client. `clock` stands below
 /// everything that acts, and out of reach of what is pure.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("api", &[]),
     ("clock", &[]),
     ("plan", &["api"]),
+    ("cache", &[]),
     ("tls", &["api", "plan", "clock"]),
     ("token", &["api", "plan", "clock"]),
     ("verify", &["api", "plan", "clock", "token"]),
     ("telemetry", &["api", "plan", "clock"]),
-    ("controller", &["api", "plan", "clock", "tls", "token", "verify", "telemetry"]),
-    ("webhook", &["api", "plan", "clock", "tls", "token", "verify", "telemetry"]),
-    ("cli", &["api", "plan", "clock", "tls", "token", "verify", "telemetry", "controller", "webhook"]),
+    ("controller", &["api", "plan", "clock", "cache", "tls", "token", "verify", "telemetry"]),
+    ("webhook", &["api", "plan", "clock", "cache", "tls", "token", "verify", "telemetry"]),
+    (
+        "cli",
+        &["api", "plan", "clock", "cache", "tls", "token", "verify", "telemetry", "controller", "webhook"],
+    ),
 ];
 
 /// What a decision may not reach: a runtime, a client, the clock, the environment, files, the network.

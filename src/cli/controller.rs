@@ -7,10 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     endpoints::EndpointArgs,
-    process::{TelemetryArgs, start},
+    namespaces::NamespaceArgs,
+    process::{self, Retries, Started, TelemetryArgs, start},
 };
 use crate::{
-    controller::{self, Parts},
+    controller::{self, Election, GrantsFile, Parts, Settings},
+    plan::lease::Timing,
     telemetry::{health::Condition, metrics::Metrics},
     token::{http::Http, mint::Minter, operator::Operator},
     verify::{Verifier, jwks::Jwks},
@@ -22,6 +24,14 @@ use crate::{
 /// that `GOOGLE_APPLICATION_CREDENTIALS` names, where that is set, else who the metadata server says it is.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    #[command(flatten)]
+    namespaces: NamespaceArgs,
+    /// Read IdTokenGrants from this YAML file and no others; it is read again when it changes. With it neither grants nor
+    /// namespaces are watched, so that together with --namespace Roles are enough
+    #[arg(long, env = "IDTOKEN_OPERATOR_GRANTS_FILE", value_name = "FILE")]
+    grants_file: Option<PathBuf>,
+    #[command(flatten)]
+    election: ElectionArgs,
     /// Refuse tokens whose signature can't be checked because the issuer's keys can't be fetched
     #[arg(long, env = "IDTOKEN_OPERATOR_REQUIRE_SIGNATURE")]
     require_signature: bool,
@@ -34,11 +44,46 @@ pub(super) struct Args {
     telemetry: TelemetryArgs,
 }
 
+/// Several replicas, one of which acts.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Leader election")]
+struct ElectionArgs {
+    /// Act only while holding a Lease, so that several replicas can run
+    #[arg(long, env = "IDTOKEN_OPERATOR_LEADER_ELECT")]
+    leader_elect: bool,
+    /// Namespace of the operator: the Lease is there
+    #[arg(
+        long,
+        env = "IDTOKEN_OPERATOR_OPERATOR_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "idtoken-system"
+    )]
+    operator_namespace: String,
+    /// Name of the Lease
+    #[arg(
+        long,
+        env = "IDTOKEN_OPERATOR_LEASE_NAME",
+        value_name = "NAME",
+        default_value = "idtoken-operator-controller"
+    )]
+    lease_name: String,
+}
+
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let endpoints = args.endpoints.endpoints()?;
     let jwks = args.endpoints.jwks()?;
-    let metrics = Metrics::new();
-    let started = start(&args.telemetry, metrics.clone(), &[Condition::CachesFilled], &stop).await?;
+    let scope = args.namespaces.scope()?;
+    let grants = match args.grants_file.filter(|path| !path.as_os_str().is_empty()) {
+        Some(path) => Some(GrantsFile::open(path).await?),
+        None => None,
+    };
+    let metrics = Metrics::with(|registry| grants.iter().for_each(|file| file.register(registry)));
+    let Started { client, health } =
+        start(&args.telemetry, metrics.clone(), &[Condition::CachesFilled], &stop).await?;
+    let election = match args.election.election()? {
+        Some(election) => Some((election, process::client(Retries::Ours).await?)),
+        None => None,
+    };
     let http = Http::new().context("the system's CA certificates can't be loaded")?;
     let operator = Operator::new(
         http.clone(),
@@ -51,5 +96,48 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
         verifier: Verifier::new(Jwks::new(http, jwks), args.require_signature),
         metrics,
     };
-    controller::run(started.client, parts, started.health, stop).await
+    controller::run(client, Settings { scope, grants, election }, parts, health, stop).await
+}
+
+impl ElectionArgs {
+    fn election(self) -> anyhow::Result<Option<Election>> {
+        if !self.leader_elect {
+            return Ok(None);
+        }
+        Ok(Some(Election {
+            namespace: self.operator_namespace,
+            name: self.lease_name,
+            identity: identity(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?,
+            timing: Timing::default(),
+        }))
+    }
+}
+
+/// The pod's name, which no other process has as long as this one lives. A host's name others on that host have too.
+fn identity(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<String> {
+    if let Some(pod) = variable("POD_NAME") {
+        return Ok(pod);
+    }
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow::anyhow!("there are no random numbers"))?;
+    let host = variable("HOSTNAME").unwrap_or_else(|| "idtoken-operator".to_owned());
+    Ok(format!("{host}_{:016x}", u64::from_be_bytes(random)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::identity;
+
+    #[test]
+    fn a_pods_name_is_taken_as_it_is_and_a_hosts_name_made_unique() {
+        let set = |set: &'static [(&str, &str)]| {
+            move |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
+        let pod = set(&[("POD_NAME", "controller-7d9f-x2k4p"), ("HOSTNAME", "node")]);
+        assert_eq!(identity(pod).unwrap(), "controller-7d9f-x2k4p");
+        let host = || identity(set(&[("HOSTNAME", "laptop")])).unwrap();
+        assert!(host().starts_with("laptop_") && host().len() == 23);
+        assert_ne!(host(), host());
+        assert!(identity(|_| None).unwrap().starts_with("idtoken-operator_"));
+    }
 }

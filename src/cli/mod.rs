@@ -4,6 +4,7 @@ mod check;
 mod controller;
 mod crd;
 mod endpoints;
+mod namespaces;
 mod process;
 mod webhook;
 

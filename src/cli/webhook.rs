@@ -7,15 +7,19 @@ use kube::{
     Api, Client, ResourceExt as _,
     runtime::{
         WatchStreamExt as _,
-        reflector::{ObjectRef, Store, reflector, store},
+        reflector::{Store, reflector, store},
         watcher,
     },
 };
 use tokio_util::sync::CancellationToken;
 
-use super::process::{Started, TelemetryArgs, start};
+use super::{
+    namespaces::NamespaceArgs,
+    process::{Started, TelemetryArgs, start},
+};
 use crate::{
     api::IdTokenBinding,
+    cache::{Cache, Scope, api},
     plan::inject::BindingFacts,
     telemetry::{
         health::{Condition, Health},
@@ -77,20 +81,23 @@ pub(super) struct Args {
     #[arg(long, env = "IDTOKEN_OPERATOR_TLS_KEY_FILE", value_name = "FILE", requires = "tls_cert_file")]
     tls_key_file: Option<PathBuf>,
     #[command(flatten)]
+    namespaces: NamespaceArgs,
+    #[command(flatten)]
     telemetry: TelemetryArgs,
 }
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
+    let scope = args.namespaces.scope()?;
     let webhook_metrics = webhook::Metrics::default();
     let metrics = Metrics::with(|registry| webhook_metrics.register(registry));
     let Started { client, health } = start(&args.telemetry, metrics, args.awaited(), &stop).await?;
-    let bindings = watch(client.clone(), &health, stop.clone());
+    let bindings = Cache::of(scope.each(|namespace| watch(api(&client, namespace), &health, stop.clone())));
     let filled = bindings.clone();
     let synced = async move {
-        // An error means that the watch has ended: /healthz says so.
-        let _ = filled.wait_until_ready().await;
+        // An error means that a watch has ended: /healthz says so.
+        let _ = filled.wait_until_filled().await;
     };
-    let lookup = lookup(client.clone(), bindings);
+    let lookup = lookup(client.clone(), scope, bindings);
     let settings = Settings { addr: args.addr, certificate: args.certificate(), limits: Limits::default() };
     webhook::run(settings, client, Arc::new(lookup), synced, health, webhook_metrics, stop).await?;
     Ok(())
@@ -125,10 +132,10 @@ impl Args {
     }
 }
 
-/// Starts the watch that fills the cache of bindings.
-fn watch(client: Client, health: &Health, stop: CancellationToken) -> Store<IdTokenBinding> {
+/// Starts the watch that fills a cache of bindings.
+fn watch(api: Api<IdTokenBinding>, health: &Health, stop: CancellationToken) -> Store<IdTokenBinding> {
     let (bindings, writer) = store();
-    let events = watcher(Api::<IdTokenBinding>::all(client), watcher::Config::default()).default_backoff();
+    let events = watcher(api, watcher::Config::default()).default_backoff();
     tokio::spawn(health.vital("the watch of bindings", async move {
         let filled = reflector(writer, events).touched_objects().take_until(stop.cancelled_owned());
         let logged = filled.for_each(|item| {
@@ -142,14 +149,20 @@ fn watch(client: Client, health: &Health, stop: CancellationToken) -> Store<IdTo
     bindings
 }
 
-fn lookup(client: Client, bindings: Store<IdTokenBinding>) -> impl webhook::lookup::BindingLookup {
+fn lookup(
+    client: Client,
+    scope: Scope,
+    bindings: Cache<IdTokenBinding>,
+) -> impl webhook::lookup::BindingLookup {
     CachedLookup::new(
-        move |namespace: &str, name: &str| {
-            bindings.get(&ObjectRef::new(name).within(namespace)).map(|binding| facts(&binding))
-        },
+        move |namespace: &str, name: &str| bindings.get(namespace, name).map(|binding| facts(&binding)),
         move |namespace: String, name: String| {
-            let api = Api::<IdTokenBinding>::namespaced(client.clone(), &namespace);
-            async move { Ok::<_, kube::Error>(api.get_opt(&name).await?.map(|binding| facts(&binding))) }
+            // Elsewhere nothing may be read, and nobody fills what is there.
+            let api = scope.contains(&namespace).then(|| Api::namespaced(client.clone(), &namespace));
+            async move {
+                let Some(api) = api else { return Ok(None) };
+                Ok::<_, kube::Error>(api.get_opt(&name).await?.map(|binding| facts(&binding)))
+            }
         },
     )
 }

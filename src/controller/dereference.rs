@@ -1,7 +1,7 @@
 //! Input: everything that a decision needs, gathered before it is made.
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{core::PartialObjectMeta, runtime::reflector::ObjectRef};
+use kube::core::PartialObjectMeta;
 
 use super::{context::Context, expectation, memory::Entry, secrets};
 use crate::{
@@ -58,7 +58,7 @@ async fn observe_secret(
     let unchanged = |meta: &PartialObjectMeta<Secret>| {
         known.is_some() && meta.metadata.resource_version.as_deref() == known
     };
-    let cached = ctx.caches.secrets.get(&ObjectRef::new(name).within(&owner.namespace));
+    let cached = ctx.caches.secrets.get(&owner.namespace, name);
     if let Some(meta) = cached.filter(|m| unchanged(m)) {
         return Ok(observe(Some(&meta.metadata), &owner.uid, true));
     }

@@ -33,11 +33,15 @@ pub(super) struct Entry {
     failing: Option<(Timestamp, Option<i64>)>,
     /// When that was.
     pub status_written: Option<Timestamp>,
+    /// The term of leadership that all of it is from: in between, another one may have acted.
+    term: Option<i32>,
 }
 
 impl Memory {
-    pub(super) fn of(&self, uid: &str) -> Entry {
-        self.lock().get(uid).cloned().unwrap_or_default()
+    /// What is remembered from `term`.
+    pub(super) fn of(&self, uid: &str, term: Option<i32>) -> Entry {
+        let known = self.lock().get(uid).filter(|entry| entry.term == term).cloned();
+        known.unwrap_or_else(|| Entry { term, ..Entry::default() })
     }
 
     pub(super) fn keep(&self, uid: &str, entry: Entry) {

@@ -8,6 +8,10 @@
 mod apply;
 mod context;
 mod dereference;
+mod fence;
+mod fleet;
+mod grants_file;
+mod lease;
 mod memory;
 mod secrets;
 mod status;
@@ -15,30 +19,32 @@ mod triggers;
 
 use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _};
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use kube::{
-    Api, Client, Resource as _,
+    Client, Resource as _,
     runtime::{
-        Controller,
-        controller::{self, Action},
+        controller::Action,
         events::{Recorder, Reporter},
-        reflector::Store,
-        watcher,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     apply::{Outcome, apply},
-    context::Context,
+    context::{Caches, Context},
     dereference::dereference,
+    fence::{Fence, Role},
+    fleet::Fleet,
+    lease::Candidate,
     memory::{Entry, Memory},
     status::status,
+    triggers::Triggers,
 };
 use crate::{
     api::IdTokenBinding,
+    cache::{Cache, Scope},
     clock,
     plan::{
         decide::decide,
@@ -49,13 +55,18 @@ use crate::{
     },
     telemetry::{
         health::{Condition, Health},
-        metrics::Metrics,
+        metrics::{Leader, Metrics},
     },
     token::mint::Minter,
     verify::{
         GOOGLE_ISSUERS, Verifier,
         claims::{EmailRule, Expectation},
     },
+};
+
+pub use self::{
+    grants_file::{GrantsFile, GrantsFileError},
+    lease::Election,
 };
 
 /// What the controller works with.
@@ -69,53 +80,85 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
+/// How the controller is run.
+#[derive(Default)]
+pub struct Settings {
+    /// The namespaces whose bindings it serves.
+    pub scope: Scope,
+    /// Grants, where they are not to be watched.
+    pub grants: Option<GrantsFile>,
+    /// Which of several acts, and a client for the Lease that does not try again by itself.
+    pub election: Option<(Election, Client)>,
+}
+
 /// Runs until `stop`; then finishes what it has begun. Tells `health` when the caches are filled.
 pub async fn run(
     client: Client,
+    settings: Settings,
     parts: Parts,
     health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = controller::Config::default().concurrency(CONCURRENCY);
-    let bindings = Api::<IdTokenBinding>::all(client.clone());
-    let (wake, mut woken) = mpsc::unbounded_channel();
-    let controller = Controller::new(bindings, watcher::Config::default())
-        .with_config(config)
-        .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
-        .graceful_shutdown_on(stop.clone().cancelled_owned());
-    let store = controller.store();
-    let caches = triggers::start(&client, &store, &wake, &health, &stop);
+    let Settings { scope, grants, election } = settings;
+    let (role, watched) = watch::channel(Role::Follower);
+    let fence = election.as_ref().map_or_else(Fence::open, |_| Fence::of(watched));
+    let fleet = Fleet::new(&client, &scope, &fence, &stop);
+    let bindings = fleet.bindings.clone();
+    let triggers = Triggers {
+        client: client.clone(),
+        scope,
+        bindings: bindings.clone(),
+        wakes: fleet.wakes.clone(),
+        health: health.clone(),
+        stop: stop.clone(),
+    };
+    let grants = match grants {
+        None => triggers.grants(),
+        Some(file) => triggers.grants_file(file),
+    };
+    let caches = Caches { secrets: triggers.secrets(), grants };
     tokio::select! {
         filled = caches.wait_until_filled() => filled?,
         () = stop.cancelled() => return Ok(()),
     }
+    let drained = CancellationToken::new();
+    let candidate = election.map(|(election, client)| {
+        let status = parts.metrics.leader.get_or_create(&Leader { name: election.name.clone() }).clone();
+        let candidate = Candidate::new(client, election, role, status);
+        tokio::spawn(health.vital("the election", candidate.run(stop.clone(), drained.clone())))
+    });
+    let ctx = Arc::new(context(client, parts, caches, fence));
+    tokio::spawn(forget_the_gone(ctx.clone(), bindings, stop.clone()));
+    let filled = fleet.filled();
+    let met = health.clone();
+    tokio::spawn(async move {
+        filled.await;
+        met.met(Condition::CachesFilled);
+    });
+    tracing::info!("watching bindings");
+    let worked = fleet.run(ctx, &health, &stop).await;
+    drained.cancel();
+    if let Some(candidate) = candidate {
+        candidate.await?;
+    }
+    worked
+}
+
+fn context(client: Client, parts: Parts, caches: Caches, fence: Fence) -> Context {
     let reporter = Reporter {
         controller: "idtoken.dev/controller".to_owned(),
         instance: std::env::var("HOSTNAME").ok(),
     };
-    let ctx = Arc::new(Context {
+    Context {
         recorder: Recorder::new(client.clone(), reporter),
         client,
         minter: parts.minter,
         verifier: parts.verifier,
         caches,
         memory: Memory::default(),
+        fence,
         metrics: parts.metrics,
-    });
-    tokio::spawn(forget_the_gone(ctx.clone(), store.clone(), stop.clone()));
-    let filled = health.clone();
-    tokio::spawn(async move {
-        if store.wait_until_ready().await.is_ok() {
-            filled.met(Condition::CachesFilled);
-        }
-    });
-    tracing::info!("watching bindings");
-    let visits = controller
-        .run(guarded, |_, _, _| Action::requeue(AFTER_ERROR), ctx)
-        .for_each(|_| std::future::ready(()));
-    health.vital("the reconcile loop", visits).await;
-    anyhow::ensure!(stop.is_cancelled(), "the reconcile loop has ended by itself");
-    Ok(())
+    }
 }
 
 /// What a token of `wanted` must say. All sources of this version have Google as issuer.
@@ -133,17 +176,24 @@ enum Error {
     Status(#[from] status::Error),
     #[error("the visit panicked; this is a bug")]
     Panic,
+    #[error("this process is no longer the leader")]
+    Deposed,
 }
 
-/// Runs one visit with what is remembered of its binding. A panic would otherwise end the whole controller with the one
-/// binding that caused it.
+/// Runs one visit with what is remembered of its binding, if this process is the leader and as long as it is. A panic would
+/// otherwise end the whole controller with the one binding that caused it.
 async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Action, Error> {
     let Some(owner) = owner(&binding) else { return Ok(Action::await_change()) };
-    let mut entry = ctx.memory.of(&owner.uid);
-    let visit = AssertUnwindSafe(reconcile(&ctx, &binding, &owner, &mut entry)).catch_unwind().await;
-    ctx.memory.keep(&owner.uid, entry);
+    let Some(pass) = ctx.fence.pass() else { return Ok(Action::requeue(RECHECK.unsigned_abs())) };
+    let mut entry = ctx.memory.of(&owner.uid, pass.term());
+    let visit = AssertUnwindSafe(reconcile(&ctx, &binding, &owner, &mut entry)).catch_unwind();
+    let visit = Box::pin(pass.protect(visit)).await;
+    if visit.is_some() {
+        ctx.memory.keep(&owner.uid, entry);
+    }
     let Owner { namespace, name, .. } = owner;
     visit
+        .unwrap_or(Ok(Err(Error::Deposed)))
         .unwrap_or(Err(Error::Panic))
         .inspect_err(|error| tracing::warn!(namespace, name, %error, "a visit failed; it is tried again"))
 }
@@ -185,14 +235,11 @@ fn wait(outcome: &Outcome, entry: &Entry, now: Timestamp) -> Duration {
     sleep.max(Duration::from_millis(50))
 }
 
-async fn forget_the_gone(ctx: Arc<Context>, bindings: Store<IdTokenBinding>, stop: CancellationToken) {
+async fn forget_the_gone(ctx: Arc<Context>, bindings: Cache<IdTokenBinding>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(FORGET_EVERY)).await.is_some() {
         let alive: HashSet<String> = bindings.state().iter().filter_map(|b| b.metadata.uid.clone()).collect();
         ctx.memory.prune(&alive);
     }
 }
 
-/// Visits under way at once. Nearly all wait for Google or for the API server.
-const CONCURRENCY: u16 = 128;
-const AFTER_ERROR: Duration = Duration::from_secs(5);
 const FORGET_EVERY: Duration = Duration::from_secs(600);

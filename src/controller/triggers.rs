@@ -14,9 +14,13 @@ use kube::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::context::Caches;
+use super::{
+    context::{Caches, Grants},
+    grants_file::GrantsFile,
+};
 use crate::{
     api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE},
+    cache::{Cache, Parts, Scope, api},
     telemetry::health::Health,
 };
 
@@ -24,48 +28,122 @@ use crate::{
 /// Secret; a bound would make the two wait for each other. Afterwards the controller takes at once.
 pub(super) type Wake = mpsc::UnboundedSender<ObjectRef<IdTokenBinding>>;
 
-/// Starts the watches of Secrets, grants and namespaces. `bindings` is consulted for whom a change concerns.
-pub(super) fn start(
-    client: &Client,
-    bindings: &Store<IdTokenBinding>,
-    wake: &Wake,
-    health: &Health,
-    stop: &CancellationToken,
-) -> Caches {
-    let (secrets, secrets_writer) = store();
-    let of_our_type = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
-    let events =
-        watcher(Api::<PartialObjectMeta<Secret>>::all(client.clone()), of_our_type).default_backoff();
-    let touched = reflector(secrets_writer, events).touched_objects();
-    let woken = forward(touched, wake.clone(), stop, |secret: PartialObjectMeta<Secret>| {
-        owner_of(&secret).into_iter().collect()
-    });
-    tokio::spawn(health.vital("the watch of Secrets", woken));
+/// Starts watches, and tells the controllers whom a change concerns.
+pub(super) struct Triggers {
+    pub client: Client,
+    pub scope: Scope,
+    /// Consulted for whom a change concerns.
+    pub bindings: Cache<IdTokenBinding>,
+    /// One for each controller.
+    pub wakes: Parts<Wake>,
+    pub health: Health,
+    pub stop: CancellationToken,
+}
 
-    let (grants, grants_writer) = store();
-    let events =
-        watcher(Api::<IdTokenGrant>::all(client.clone()), watcher::Config::default()).default_backoff();
-    let touched = reflector(grants_writer, events).touched_objects();
-    let all = bindings.clone();
-    let woken = forward(touched, wake.clone(), stop, move |_grant| concerned(&all, |_| true));
-    tokio::spawn(health.vital("the watch of grants", woken));
+impl Triggers {
+    /// Starts the watch of Secrets in each namespace.
+    pub(super) fn secrets(&self) -> Cache<PartialObjectMeta<Secret>> {
+        let stores = self.scope.each(|namespace| {
+            let of_our_type = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
+            let (store, touched) = watch(api(&self.client, namespace), of_our_type);
+            self.forward("the watch of Secrets", touched, |secret: PartialObjectMeta<Secret>| {
+                owner_of(&secret).into_iter().collect()
+            });
+            store
+        });
+        Cache::of(stores)
+    }
 
-    let (namespaces, namespaces_writer) = store();
-    let events =
-        watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default())
-            .default_backoff();
-    let touched = reflector(namespaces_writer, events).touched_objects();
-    let all = bindings.clone();
-    let woken = forward(touched, wake.clone(), stop, move |namespace: PartialObjectMeta<Namespace>| {
-        concerned(&all, |b| b.metadata.namespace == namespace.metadata.name)
-    });
-    tokio::spawn(health.vital("the watch of namespaces", woken));
-    Caches { secrets, grants, namespaces }
+    /// Starts the watches of grants and of namespaces, whose labels grants select by.
+    pub(super) fn grants(&self) -> Grants {
+        let (grants, touched) =
+            watch(Api::<IdTokenGrant>::all(self.client.clone()), watcher::Config::default());
+        let all = self.bindings.clone();
+        self.forward("the watch of grants", touched, move |_grant| concerned(&all, |_| true));
+        let every = Api::<PartialObjectMeta<Namespace>>::all(self.client.clone());
+        let (namespaces, touched) = watch(every, watcher::Config::default());
+        let all = self.bindings.clone();
+        let of = move |namespace: PartialObjectMeta<Namespace>| {
+            concerned(&all, |b| b.metadata.namespace == namespace.metadata.name)
+        };
+        self.forward("the watch of namespaces", touched, of);
+        Grants::Watched { grants, namespaces }
+    }
+
+    /// Starts to follow a file of grants.
+    pub(super) fn grants_file(&self, file: GrantsFile) -> Grants {
+        let (grants, work) = file.follow(self.stop.clone());
+        tokio::spawn(self.health.vital("the reading of the grants file", work));
+        let changes = futures::stream::unfold(grants.clone(), async |mut grants| {
+            grants.changed().await.ok()?;
+            Some((Ok(()), grants))
+        });
+        let all = self.bindings.clone();
+        self.forward("the grants of the file", changes, move |()| concerned(&all, |_| true));
+        Grants::File(grants)
+    }
+
+    fn forward<K: Send + 'static>(
+        &self,
+        name: &'static str,
+        touched: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
+        concerned: impl Fn(K) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
+    ) {
+        let (wakes, stop) = (self.wakes.clone(), self.stop.clone());
+        let refs = touched
+            .filter_map(move |item| {
+                ready(
+                    item.inspect_err(|error| tracing::warn!(%error, "{name} failed; it is tried again")).ok(),
+                )
+            })
+            .flat_map(move |object| futures::stream::iter(concerned(object)))
+            .take_until(stop.cancelled_owned());
+        let work = async move {
+            let mut refs = std::pin::pin!(refs);
+            while let Some(reference) = refs.next().await {
+                let namespace = reference.namespace.as_deref().unwrap_or_default();
+                if wakes.of(namespace).is_some_and(|wake| wake.send(reference.clone()).is_err()) {
+                    break;
+                }
+            }
+        };
+        tokio::spawn(self.health.vital(name, work));
+    }
+}
+
+impl Caches {
+    /// Deciding on half-filled caches would take grants for revoked and Secrets for deleted.
+    pub(super) async fn wait_until_filled(&self) -> anyhow::Result<()> {
+        self.secrets.wait_until_filled().await?;
+        if let Grants::Watched { grants, namespaces } = &self.grants {
+            grants.wait_until_ready().await?;
+            namespaces.wait_until_ready().await?;
+        }
+        Ok(())
+    }
+}
+
+/// A cache, and the stream that fills it when somebody takes from it.
+fn watch<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (filled, writer) = store();
+    (filled, reflector(writer, watcher(api, config).default_backoff()).touched_objects())
 }
 
 /// Bindings that use the operator's own identity, and so depend on grants.
 fn concerned(
-    bindings: &Store<IdTokenBinding>,
+    bindings: &Cache<IdTokenBinding>,
     also: impl Fn(&IdTokenBinding) -> bool,
 ) -> Vec<ObjectRef<IdTokenBinding>> {
     let uses_operator = |b: &IdTokenBinding| {
@@ -84,26 +162,4 @@ fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBindi
     let owners = secret.metadata.owner_references.iter().flatten();
     let owner = owners.into_iter().find(|o| o.controller == Some(true) && o.kind == "IdTokenBinding")?;
     Some(ObjectRef::new(&owner.name).within(secret.metadata.namespace.as_deref()?))
-}
-
-fn forward<K: Send + 'static>(
-    touched: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
-    wake: Wake,
-    stop: &CancellationToken,
-    concerned: impl Fn(K) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
-) -> impl Future<Output = ()> + Send + 'static {
-    let refs = touched
-        .filter_map(|item| {
-            ready(item.inspect_err(|error| tracing::warn!(%error, "a watch failed; it is tried again")).ok())
-        })
-        .flat_map(move |object| futures::stream::iter(concerned(object)))
-        .take_until(stop.clone().cancelled_owned());
-    async move {
-        let mut refs = std::pin::pin!(refs);
-        while let Some(reference) = refs.next().await {
-            if wake.send(reference).is_err() {
-                break;
-            }
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! May this binding use the operator's identity? Deny by default; only a matching grant says yes.
 
+pub mod file;
 pub mod pattern;
 
 use std::collections::BTreeMap;

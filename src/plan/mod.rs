@@ -10,6 +10,7 @@ pub mod check;
 pub mod decide;
 pub mod grant;
 pub mod inject;
+pub mod lease;
 pub mod refresh;
 pub mod secret;
 pub mod status;

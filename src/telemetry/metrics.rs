@@ -1,4 +1,4 @@
-//! Metrics, prefix `idtoken_`. Labels come from small closed sets: never an audience, a name or an error's text.
+//! Metrics, prefix `idtoken_`, but for one whose name all operators share. Labels come from small closed sets: never an audience, a name or an error's text.
 
 use std::fmt;
 
@@ -18,6 +18,8 @@ pub struct Metrics {
     pub secret_writes: Family<Write, Counter>,
     /// Writes of binding statuses, by result.
     pub status_writes: Family<Write, Counter>,
+    /// Whether this process leads, by Lease.
+    pub leader: Family<Leader, Gauge>,
 }
 
 /// Labels of a request for a token.
@@ -36,6 +38,13 @@ pub struct Write {
     pub result: &'static str,
 }
 
+/// Labels of an election.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Leader {
+    /// The Lease.
+    pub name: String,
+}
+
 impl Metrics {
     /// The controller's metrics.
     #[must_use]
@@ -46,7 +55,14 @@ impl Metrics {
     /// The same, and those that `register` adds.
     #[must_use]
     pub fn with(register: impl FnOnce(&mut Registry)) -> Self {
-        let mut registry = Registry::with_prefix("idtoken");
+        let mut root = Registry::default();
+        let leader = Family::default();
+        root.register(
+            "leader_election_master_status",
+            "Whether this process leads, by Lease",
+            leader.clone(),
+        );
+        let registry = root.sub_registry_with_prefix("idtoken");
         let build = Family::<Vec<(String, String)>, Gauge>::default();
         build.get_or_create(&vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         let token_requests = Family::default();
@@ -56,9 +72,9 @@ impl Metrics {
         registry.register("token_requests", "Requests for tokens to Google", token_requests.clone());
         registry.register("secret_writes", "Writes of Secrets", secret_writes.clone());
         registry.register("status_writes", "Writes of binding statuses", status_writes.clone());
-        register(&mut registry);
-        let registry = std::sync::Arc::new(registry);
-        Self { registry, token_requests, secret_writes, status_writes }
+        register(registry);
+        let registry = std::sync::Arc::new(root);
+        Self { registry, token_requests, secret_writes, status_writes, leader }
     }
 
     /// The metrics in OpenMetrics text form.
@@ -95,5 +111,8 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("idtoken_build_info{version=\"0.1.0\"} 1\n"), "{text}");
+        metrics.leader.get_or_create(&Leader { name: "lease".to_owned() }).set(1);
+        let text = metrics.encode().unwrap();
+        assert!(text.contains("\nleader_election_master_status{name=\"lease\"} 1\n"), "{text}");
     }
 }

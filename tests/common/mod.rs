@@ -53,10 +53,15 @@ pub struct World {
     pub tools: Tools,
     pub directory: TempDir,
     pub webhook_port: u16,
-    controllers: Vec<Process>,
+    /// Each with the port of its health and metrics.
+    controllers: Vec<(Process, u16)>,
     webhooks: Vec<Process>,
+    /// ServiceAccount of the next controller.
+    pub account: String,
     /// Flags and environment of the next controller.
     pub flags: Vec<String>,
+    /// Flags of the next webhook.
+    pub webhook_flags: Vec<String>,
     pub environment: Vec<(String, String)>,
     /// Ports of health and metrics of the newest controller.
     pub controller_port: u16,
@@ -105,7 +110,9 @@ impl World {
             webhook_port: free_port(),
             controllers: Vec::new(),
             webhooks: Vec::new(),
+            account: "idtoken-operator-controller".to_owned(),
             flags: Vec::new(),
+            webhook_flags: Vec::new(),
             environment: Vec::new(),
             controller_port: 0,
             webhook_health_port: 0,
@@ -164,11 +171,14 @@ impl World {
 
     /// Starts a controller as the chart's ServiceAccount and waits until it is ready.
     pub async fn start_controller(&mut self) {
-        let kubeconfig = self
-            .cluster
-            .kubeconfig_for_service_account(OPERATOR_NAMESPACE, "idtoken-operator-controller")
-            .await
-            .unwrap();
+        self.spawn_controller().await;
+        self.wait_ready(self.controller_port).await;
+    }
+
+    /// Starts a controller as the chart's ServiceAccount.
+    pub async fn spawn_controller(&mut self) {
+        let kubeconfig =
+            self.cluster.kubeconfig_for_service_account(OPERATOR_NAMESPACE, &self.account).await.unwrap();
         self.controller_port = free_port();
         let address = format!("127.0.0.1:{}", self.controller_port);
         let google = &self.google;
@@ -185,23 +195,42 @@ impl World {
         self.started += 1;
         let log = self.directory.path().join(format!("controller-{}.log", self.started));
         let process = program.spawn(&log).unwrap();
-        self.controllers.push(process);
-        self.wait_ready(self.controller_port).await;
+        self.controllers.push((process, self.controller_port));
     }
 
     /// Ends the newest controller with SIGKILL.
     pub fn kill_controller(&mut self) {
-        let mut process = self.controllers.pop().unwrap();
-        process.kill().unwrap();
-        self.old_logs.push(process.log_path().to_owned());
+        self.kill_controller_at(self.controllers.len() - 1);
+    }
+
+    /// Ends a controller, counted from the oldest that runs, with SIGKILL.
+    pub fn kill_controller_at(&mut self, index: usize) {
+        self.take_controller(index).kill().unwrap();
     }
 
     /// Ends the newest controller with SIGTERM; its exit must be clean.
     pub async fn stop_controller(&mut self) {
-        let process = self.controllers.pop().unwrap();
-        self.old_logs.push(process.log_path().to_owned());
-        let status = process.stop(Duration::from_secs(10)).await.unwrap();
+        self.stop_controller_at(self.controllers.len() - 1).await;
+    }
+
+    /// Ends a controller, counted from the oldest that runs, with SIGTERM; its exit must be clean.
+    pub async fn stop_controller_at(&mut self, index: usize) {
+        let status = self.take_controller(index).stop(Duration::from_secs(10)).await.unwrap();
         assert!(status.success(), "SIGTERM ends the controller with exit code 0, not {status}");
+    }
+
+    fn take_controller(&mut self, index: usize) -> Process {
+        let (process, _) = self.controllers.remove(index);
+        self.old_logs.push(process.log_path().to_owned());
+        self.controller_port = self.controllers.last().map_or(0, |(_, port)| *port);
+        process
+    }
+
+    /// The newest controller that should have ended by itself: its exit code and all that it printed.
+    pub async fn controller_failed(&mut self) -> (Option<i32>, String) {
+        let mut process = self.take_controller(self.controllers.len() - 1);
+        let status = process.wait_within(SOON).await.unwrap().expect("it ends");
+        (status.code(), process.log())
     }
 
     /// Registers and starts a webhook as the chart's ServiceAccount; ready means that it serves.
@@ -244,6 +273,7 @@ impl World {
             format!("--operator-namespace={OPERATOR_NAMESPACE}"),
             "--tls-extra-name=127.0.0.1".to_owned(),
         ]);
+        let program = program.args(self.webhook_flags.clone());
         self.started += 1;
         let log = self.directory.path().join(format!("webhook-{}.log", self.started));
         self.webhooks.push(program.spawn(&log).unwrap());
@@ -306,15 +336,16 @@ impl World {
 
     /// Where the running processes serve their metrics.
     pub fn metrics_ports(&self) -> Vec<u16> {
-        let controller = (!self.controllers.is_empty()).then_some(self.controller_port);
+        let controllers = self.controllers.iter().map(|(_, port)| *port);
         let webhook = (!self.webhooks.is_empty()).then_some(self.webhook_health_port);
-        controller.into_iter().chain(webhook).collect()
+        controllers.chain(webhook).collect()
     }
 
     /// All that the operator's processes have printed.
     pub fn logs(&self) -> String {
         let old = self.old_logs.iter().map(|p| std::fs::read_to_string(p).unwrap_or_default());
-        old.chain(self.controllers.iter().chain(&self.webhooks).map(Process::log)).collect()
+        let running = self.controllers.iter().map(|(process, _)| process).chain(&self.webhooks);
+        old.chain(running.map(Process::log)).collect()
     }
 
     pub async fn namespace(&self, name: &str) {

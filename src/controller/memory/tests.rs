@@ -62,8 +62,9 @@ fn only_what_lives_is_remembered() {
     memory.keep("alive", entry.clone());
     memory.keep("gone", entry);
     memory.prune(&HashSet::from(["alive".to_owned(), "new".to_owned()]));
-    assert_eq!(memory.of("alive").status_written, Some(at("2026-01-01T10:00:00Z")));
-    assert_eq!(memory.of("gone").status_written, None);
+    assert_eq!(memory.of("alive", None).status_written, Some(at("2026-01-01T10:00:00Z")));
+    assert_eq!(memory.of("alive", Some(1)).status_written, None, "from a term in which another one led");
+    assert_eq!(memory.of("gone", None).status_written, None);
 }
 
 #[test]

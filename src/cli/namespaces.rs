@@ -1,0 +1,50 @@
+//! Flags that say which namespaces are served.
+
+use crate::cache::Scope;
+
+/// Which namespaces are served.
+#[derive(Debug, clap::Args)]
+pub(super) struct NamespaceArgs {
+    /// Serve the bindings of this namespace only; repeatable. None: all namespaces
+    #[arg(long, env = "IDTOKEN_OPERATOR_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
+    namespace: Vec<String>,
+}
+
+impl NamespaceArgs {
+    /// The namespaces. What can't be the name of one is refused: it would silently serve nobody.
+    pub(super) fn scope(&self) -> anyhow::Result<Scope> {
+        let names = self.namespace.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
+        for name in names.clone() {
+            anyhow::ensure!(
+                is_label(name),
+                "--namespace {name:?} can't be the name of a namespace: lower-case letters, digits and '-'"
+            );
+        }
+        Ok(Scope::new(names.map(str::to_owned)))
+    }
+}
+
+fn is_label(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    name.len() <= 63
+        && name.bytes().all(|b| plain(b) || b == b'-')
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().last().is_some_and(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked_and_nothing_means_all() {
+        let scope = |names: &[&str]| {
+            NamespaceArgs { namespace: names.iter().map(|name| (*name).to_owned()).collect() }.scope()
+        };
+        assert_eq!(scope(&[""]).unwrap(), Scope::default());
+        assert_eq!(scope(&["shop", " bank "]).unwrap(), Scope::new(["bank".to_owned(), "shop".to_owned()]));
+        for wrong in ["Shop", "shop/x", "-shop", "shop-", "a.b", &"a".repeat(64)] {
+            assert!(scope(&[wrong]).unwrap_err().to_string().contains("can't be the name of a namespace"));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Lets only a leader act, and only as long as nobody else may have become one.
+
+use std::{future::poll_fn, pin::pin, task::Poll};
+
+use futures::{Stream, stream};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+/// What an election says of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Another one leads, or nobody is known to.
+    Follower,
+    /// This one leads.
+    Leader {
+        /// Not any longer than this, unless it is renewed.
+        until: Instant,
+        /// Which of all terms.
+        term: i32,
+    },
+}
+
+impl Role {
+    fn term(self, now: Instant) -> Option<i32> {
+        match self {
+            Self::Leader { until, term } if now < until => Some(term),
+            _ => None,
+        }
+    }
+}
+
+/// Stands before everything that has an effect outside of the process.
+#[derive(Clone, Debug)]
+pub(super) struct Fence(Option<watch::Receiver<Role>>);
+
+/// The right to act in one term. It ends with the term, whenever that is.
+#[derive(Clone, Debug)]
+pub(super) struct Pass(Option<(watch::Receiver<Role>, i32)>);
+
+impl Fence {
+    /// Where there is no election.
+    pub(super) fn open() -> Self {
+        Self(None)
+    }
+
+    /// Opened by an election.
+    pub(super) fn of(role: watch::Receiver<Role>) -> Self {
+        Self(Some(role))
+    }
+
+    /// The right to act now, if this is the leader.
+    pub(super) fn pass(&self) -> Option<Pass> {
+        let Some(role) = &self.0 else { return Some(Pass(None)) };
+        let term = role.borrow().term(Instant::now())?;
+        Some(Pass(Some((role.clone(), term))))
+    }
+
+    /// The term of each beginning of leadership, from now on. Ends never, also where nobody elects.
+    pub(super) fn terms(&self) -> impl Stream<Item = i32> + Send + use<> {
+        stream::unfold((self.0.clone(), None), async |(role, led)| {
+            let (Some(mut role), mut led) = (role, led) else { return std::future::pending().await };
+            loop {
+                let term = role.borrow_and_update().term(Instant::now());
+                if term.is_some() && term != led {
+                    return Some((term?, (Some(role), term)));
+                }
+                led = term;
+                if role.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
+    }
+}
+
+impl Pass {
+    /// Which term it is; `None` where there is no election.
+    pub(super) fn term(&self) -> Option<i32> {
+        self.0.as_ref().map(|(_, term)| *term)
+    }
+
+    /// Does `work` as long as the right to it lasts; `None`: it was given up in the middle. The right is looked at before each
+    /// step: a process that was stopped for a while finds out before it sends anything.
+    pub(super) async fn protect<T>(self, work: impl Future<Output = T>) -> Option<T> {
+        let Some((role, term)) = self.0 else { return Some(work.await) };
+        let (mut work, mut over) = (pin!(work), pin!(over(role.clone(), term)));
+        poll_fn(|cx| {
+            let holds = role.borrow().term(Instant::now()) == Some(term);
+            if !holds || over.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            work.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+}
+
+/// Returns at the end of `term`.
+async fn over(mut role: watch::Receiver<Role>, term: i32) {
+    loop {
+        let until = match *role.borrow_and_update() {
+            Role::Leader { until, term: now } if now == term && Instant::now() < until => until,
+            _ => return,
+        };
+        tokio::select! {
+            () = sleep_until(until) => {}
+            changed = role.changed() => if changed.is_err() { return sleep_until(until).await },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+        time::Duration,
+    };
+
+    use futures::StreamExt as _;
+
+    use super::*;
+
+    fn leader(seconds: u64, term: i32) -> Role {
+        Role::Leader { until: Instant::now() + Duration::from_secs(seconds), term }
+    }
+
+    /// Counts seconds for ever.
+    async fn work(done: Arc<AtomicU32>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            done.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_election_all_may_act() {
+        let pass = Fence::open().pass().unwrap();
+        assert_eq!(pass.protect(async { 7 }).await, Some(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_may_not_and_a_leader_may_until_its_deadline() {
+        let (role, watched) = watch::channel(Role::Follower);
+        let fence = Fence::of(watched);
+        assert!(fence.pass().is_none());
+        role.send_replace(leader(10, 1));
+        let done = Arc::new(AtomicU32::default());
+        let begin = Instant::now();
+        assert_eq!(fence.pass().unwrap().protect(work(done.clone())).await, None);
+        assert_eq!(begin.elapsed(), Duration::from_secs(10), "that nobody renewed it is enough");
+        assert!((9..=10).contains(&done.load(Ordering::SeqCst)));
+        assert!(fence.pass().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewals_carry_work_on_and_another_term_ends_it() {
+        let (role, watched) = watch::channel(leader(10, 1));
+        let fence = Fence::of(watched);
+        let work = tokio::spawn(fence.pass().unwrap().protect(work(Arc::default())));
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            assert!(!work.is_finished());
+            role.send_replace(leader(10, 1));
+        }
+        role.send_replace(leader(10, 2));
+        assert_eq!(work.await.unwrap(), None, "in between another one may have led");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_long_stop_not_one_more_step_is_done() {
+        let (_role, watched) = watch::channel(leader(10, 1));
+        let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+        let done = Arc::new(AtomicU32::default());
+        let count = done.clone();
+        let work = Fence::of(watched).pass().unwrap().protect(async move {
+            let _ = woken.await;
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let mut work = Box::pin(work);
+        assert!(futures::poll!(&mut work).is_pending());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        wake.send(()).unwrap();
+        assert_eq!(work.await, None);
+        assert_eq!(done.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_beginning_of_a_term_is_told_once() {
+        let (role, watched) = watch::channel(Role::Follower);
+        let fence = Fence::of(watched);
+        let mut terms = Box::pin(fence.terms());
+        assert!(futures::poll!(terms.next()).is_pending());
+        role.send_replace(leader(10, 4));
+        assert_eq!(terms.next().await, Some(4));
+        role.send_replace(leader(10, 4));
+        assert!(futures::poll!(terms.next()).is_pending(), "a renewal is no beginning");
+        role.send_replace(Role::Follower);
+        assert!(futures::poll!(terms.next()).is_pending());
+        role.send_replace(leader(10, 4));
+        assert_eq!(terms.next().await, Some(4), "the same term, but there was a pause");
+        role.send_replace(leader(10, 6));
+        assert_eq!(terms.next().await, Some(6));
+    }
+}
