@@ -6,6 +6,8 @@ mod site;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, sync::Arc};
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::Value;
 use site::{Site, on_node, path, run, said};
 use xtask::tools::Tool;
 
@@ -62,9 +64,14 @@ fn the_readme_leads_to_a_pod_with_a_token() {
             ]);
         let (ok, said) = said(run(&mut shell, &script));
         assert!(ok, "{said}\n{}", site.release_logs());
-        let claims = r#""aud":"https://orders-abc-uc.a.run.app""#;
-        assert!(said.contains(claims), "the last command prints the claims: {said}");
-        assert!(said.contains(r#""email":"caller@demo-project.iam.gserviceaccount.com""#), "{said}");
+        let token = site.token("shop", "orders").await;
+        let mounted = format!("{} /var/run/secrets/idtoken.dev/orders/token\n", token.len());
+        assert!(said.contains(&mounted), "{said}");
+        assert!(said.contains("Phase:          Succeeded"), "{said}");
+        let claims = token.split('.').nth(1).unwrap();
+        let claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+        assert_eq!(claims["aud"], "https://orders-abc-uc.a.run.app");
+        assert_eq!(claims["email"], "caller@demo-project.iam.gserviceaccount.com");
         site.uninstall().await;
     });
 }

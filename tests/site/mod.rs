@@ -335,11 +335,14 @@ pub fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// Runs a program to its end. The simulator goes on meanwhile, on the runtime's other threads.
 pub fn run(command: &mut Command, input: &str) -> Output {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+    tokio::task::block_in_place(|| {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    })
 }
 
 pub fn said(output: Output) -> (bool, String) {
