@@ -78,7 +78,10 @@ impl Buildah {
     fn run_dockerfile(&self, build: &Build) -> anyhow::Result<()> {
         let log = self.storage.join("build.log");
         let _ = fs::remove_file(&log);
-        let mut program = Program::new("buildah").args(self.global_arguments()).args(arguments(build));
+        // In a namespace of their own, cargo and its compilers end together with buildah, and that with us.
+        let mut program =
+            Program::new("unshare").args(["--pid", "--fork", "--kill-child", "--mount-proc", "buildah"]);
+        program = program.args(self.global_arguments()).args(arguments(build));
         program = program.env("TMPDIR", self.temporary()).interruptible();
         let mut running = program.spawn(&log)?;
         let status = loop {
