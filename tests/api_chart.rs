@@ -154,6 +154,43 @@ fn the_binary_knows_every_flag_that_is_rendered() {
 
 #[test]
 #[ignore = "tier api: needs Helm"]
+fn the_package_holds_what_users_need_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |command: &mut Command| {
+        let output = command.current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(Command::new(helm()).arg("package").arg(chart::directory()));
+    let list = run(Command::new("tar").args(["-tzf", "idtoken-operator-0.1.0.tgz"]));
+    let mut files: Vec<_> = list.lines().map(|line| line.trim_start_matches("idtoken-operator/")).collect();
+    files.retain(|file| !file.starts_with("templates/"));
+    files.sort_unstable();
+    assert_eq!(
+        files,
+        [
+            ".helmignore",
+            "Chart.yaml",
+            "README.md",
+            "files/crds/idtoken.dev_idtokenbindings.yaml",
+            "files/crds/idtoken.dev_idtokengrants.yaml",
+            "values-best-practice.yaml",
+            "values-gke-autopilot.yaml",
+            "values-gke-private.yaml",
+            "values-gke.yaml",
+            "values-ha.yaml",
+            "values.schema.json",
+            "values.yaml",
+        ]
+    );
+    // The chart that users get is the package: without what .helmignore leaves out it renders the same.
+    let package = directory.path().join("idtoken-operator-0.1.0.tgz");
+    let of = |chart: PathBuf| run(Command::new(helm()).args(["template", "tokens"]).arg(chart));
+    assert_eq!(of(package), of(chart::directory()));
+}
+
+#[test]
+#[ignore = "tier api: needs Helm"]
 fn scoped_mode_needs_nothing_of_the_cluster_but_the_kinds_and_the_registration() {
     let case = chart::cases().unwrap().into_iter().find(|case| case.name == "namespaced").unwrap();
     let mut places = BTreeMap::<String, BTreeSet<String>>::new();

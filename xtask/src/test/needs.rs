@@ -23,6 +23,7 @@ pub(super) fn of(tier: Tier) -> anyhow::Result<Environment> {
         Tier::Unit => Ok(Environment::new()),
         Tier::Api => {
             Tools::find(&CLUSTER)?;
+            Tools::find(&crate::chart::TOOLS)?;
             Ok(Environment::new())
         }
         Tier::Clients => {
