@@ -223,12 +223,12 @@ async fn an_api_server_takes_every_case_and_restricted_namespaces_take_its_pods(
     assert!(world.kubectl(&established, None).0);
     for case in chart::cases().unwrap() {
         let objects = objects(&case);
-        let (ok, output) = dry_run(&world, "apply", known(&objects));
+        let (ok, output) = dry_run(&world, "apply", &known(&objects));
         assert!(ok, "{}: {output}", case.name);
         let accounts = objects.iter().filter(|object| object["kind"] == "ServiceAccount").cloned();
         world.apply(&accounts.chain([account("webhook", "tokens-system")]).collect::<Vec<_>>());
         let pods: Vec<_> = pods(&objects).into_iter().map(|(_, pod)| pod).collect();
-        let (ok, output) = dry_run(&world, "create", pods);
+        let (ok, output) = dry_run(&world, "create", &pods);
         if case.name == "host-network" {
             assert!(
                 output.contains("violates PodSecurity \"restricted:latest\": host namespaces"),
@@ -276,7 +276,8 @@ async fn the_examples_for_artifact_hub_are_taken() {
     let text = std::fs::read_to_string(chart::directory().join("Chart.yaml")).unwrap();
     let chart: Value = serde_yaml_ng::from_str(&text).unwrap();
     let examples = chart["annotations"]["artifacthub.io/crdsExamples"].as_str().unwrap();
-    let (ok, output) = dry_run(&world, "apply", serde_yaml_ng::from_str(examples).unwrap());
+    let examples: Vec<Value> = serde_yaml_ng::from_str(examples).unwrap();
+    let (ok, output) = dry_run(&world, "apply", &examples);
     assert!(ok, "{output}");
 }
 
@@ -307,7 +308,7 @@ fn account(name: &str, namespace: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}})
 }
 
-fn dry_run(world: &World, verb: &str, objects: Vec<Value>) -> (bool, String) {
+fn dry_run(world: &World, verb: &str, objects: &[Value]) -> (bool, String) {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
     let mut arguments = vec![verb, "--dry-run=server", "--validate=strict", "-f", "-"];
     if verb == "apply" {
