@@ -16,10 +16,10 @@ struct Cli {
 enum Command {
     Demo(xtask::demo::DemoArgs),
     Test(xtask::test::TestArgs),
+    Chart(xtask::chart::ChartArgs),
     Cluster(xtask::cluster::command::ClusterArgs),
     /// Write the CRDs that the types say into crds/ and into the chart
     Crd,
-    Chart(xtask::chart::ChartArgs),
 }
 
 #[tokio::main]
@@ -27,8 +27,8 @@ async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => xtask::demo::run(args).await,
         Command::Test(args) => xtask::test::run(args).await,
-        Command::Crd => xtask::crd::run().await,
         Command::Chart(args) => xtask::chart::run(args).await,
+        Command::Crd => xtask::crd::run().await,
         Command::Cluster(args) => xtask::cluster::command::run(args).await,
     };
     match result {
