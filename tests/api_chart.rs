@@ -154,6 +154,43 @@ fn the_binary_knows_every_flag_that_is_rendered() {
 
 #[test]
 #[ignore = "tier api: needs Helm"]
+fn the_package_holds_what_users_need_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |command: &mut Command| {
+        let output = command.current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(Command::new(helm()).arg("package").arg(chart::directory()));
+    let list = run(Command::new("tar").args(["-tzf", "idtoken-operator-0.1.0.tgz"]));
+    let mut files: Vec<_> = list.lines().map(|line| line.trim_start_matches("idtoken-operator/")).collect();
+    files.retain(|file| !file.starts_with("templates/"));
+    files.sort_unstable();
+    assert_eq!(
+        files,
+        [
+            ".helmignore",
+            "Chart.yaml",
+            "README.md",
+            "files/crds/idtoken.dev_idtokenbindings.yaml",
+            "files/crds/idtoken.dev_idtokengrants.yaml",
+            "values-best-practice.yaml",
+            "values-gke-autopilot.yaml",
+            "values-gke-private.yaml",
+            "values-gke.yaml",
+            "values-ha.yaml",
+            "values.schema.json",
+            "values.yaml",
+        ]
+    );
+    // The chart that users get is the package: without what .helmignore leaves out it renders the same.
+    let package = directory.path().join("idtoken-operator-0.1.0.tgz");
+    let of = |chart: PathBuf| run(Command::new(helm()).args(["template", "tokens"]).arg(chart));
+    assert_eq!(of(package), of(chart::directory()));
+}
+
+#[test]
+#[ignore = "tier api: needs Helm"]
 fn scoped_mode_needs_nothing_of_the_cluster_but_the_kinds_and_the_registration() {
     let case = chart::cases().unwrap().into_iter().find(|case| case.name == "namespaced").unwrap();
     let mut places = BTreeMap::<String, BTreeSet<String>>::new();
@@ -186,12 +223,12 @@ async fn an_api_server_takes_every_case_and_restricted_namespaces_take_its_pods(
     assert!(world.kubectl(&established, None).0);
     for case in chart::cases().unwrap() {
         let objects = objects(&case);
-        let (ok, output) = dry_run(&world, "apply", known(&objects));
+        let (ok, output) = dry_run(&world, "apply", &known(&objects));
         assert!(ok, "{}: {output}", case.name);
         let accounts = objects.iter().filter(|object| object["kind"] == "ServiceAccount").cloned();
         world.apply(&accounts.chain([account("webhook", "tokens-system")]).collect::<Vec<_>>());
         let pods: Vec<_> = pods(&objects).into_iter().map(|(_, pod)| pod).collect();
-        let (ok, output) = dry_run(&world, "create", pods);
+        let (ok, output) = dry_run(&world, "create", &pods);
         if case.name == "host-network" {
             assert!(
                 output.contains("violates PodSecurity \"restricted:latest\": host namespaces"),
@@ -239,7 +276,8 @@ async fn the_examples_for_artifact_hub_are_taken() {
     let text = std::fs::read_to_string(chart::directory().join("Chart.yaml")).unwrap();
     let chart: Value = serde_yaml_ng::from_str(&text).unwrap();
     let examples = chart["annotations"]["artifacthub.io/crdsExamples"].as_str().unwrap();
-    let (ok, output) = dry_run(&world, "apply", serde_yaml_ng::from_str(examples).unwrap());
+    let examples: Vec<Value> = serde_yaml_ng::from_str(examples).unwrap();
+    let (ok, output) = dry_run(&world, "apply", &examples);
     assert!(ok, "{output}");
 }
 
@@ -270,7 +308,7 @@ fn account(name: &str, namespace: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}})
 }
 
-fn dry_run(world: &World, verb: &str, objects: Vec<Value>) -> (bool, String) {
+fn dry_run(world: &World, verb: &str, objects: &[Value]) -> (bool, String) {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
     let mut arguments = vec![verb, "--dry-run=server", "--validate=strict", "-f", "-"];
     if verb == "apply" {

@@ -16,12 +16,12 @@ struct Cli {
 enum Command {
     Demo(xtask::demo::DemoArgs),
     Test(xtask::test::TestArgs),
+    Chart(xtask::chart::ChartArgs),
     Cluster(xtask::cluster::command::ClusterArgs),
     Image(xtask::image::command::ImageArgs),
     Node(xtask::node::command::NodeArgs),
     /// Write the CRDs that the types say into crds/ and into the chart
     Crd,
-    Chart(xtask::chart::ChartArgs),
 }
 
 #[tokio::main]
@@ -29,10 +29,10 @@ async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => xtask::demo::run(args).await,
         Command::Test(args) => xtask::test::run(args).await,
-        Command::Crd => xtask::crd::run().await,
         Command::Image(args) => xtask::image::command::run(args).await,
         Command::Node(args) => xtask::node::command::run(args).await,
         Command::Chart(args) => xtask::chart::run(args).await,
+        Command::Crd => xtask::crd::run().await,
         Command::Cluster(args) => xtask::cluster::command::run(args).await,
     };
     match result {

@@ -98,9 +98,16 @@ labels: {{- include "idtoken-operator.labels" . | nindent 2 }}
 {{- concat $system $gke (list (include "idtoken-operator.namespace" .)) .Values.webhook.excludeNamespaces | uniq | toYaml -}}
 {{- end }}
 
-{{/* Where `helm test` makes its dry runs. */}}
+{{/* Where `helm test` makes its dry runs; nothing where there is no test: it is off, or there is no namespace that the webhook serves. */}}
 {{- define "idtoken-operator.testNamespace" -}}
-{{- default (first (append .Values.scope.namespaces "default")) .Values.test.namespace -}}
+{{- if and .Values.test.enabled .Values.webhook.enabled -}}
+{{- $left := include "idtoken-operator.excludedNamespaces" . | fromYamlArray -}}
+{{- $served := list -}}
+{{- range default (list "default") .Values.scope.namespaces -}}
+{{- if not (has . $left) }}{{ $served = append $served . }}{{ end -}}
+{{- end -}}
+{{- default (first (append $served "")) .Values.test.namespace -}}
+{{- end -}}
 {{- end }}
 
 {{/* Whether a monitor is rendered: "true" or nothing. Takes (dict "root" $ "value" "podMonitor" "kind" "group/version/Kind" "mode" renderMode). */}}

@@ -1,7 +1,7 @@
 //! What must hold of the chart.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
@@ -16,6 +16,7 @@ pub(super) fn run() -> anyhow::Result<()> {
     let tools = Tools::find(&TOOLS)?;
     let helm = tools.path(Tool::Helm);
     step("values and templates agree", values_and_templates)?;
+    step("every template has a test", every_template_has_a_test)?;
     step("nothing drifted", || drift::check(helm))?;
     step("helm lint --strict", || program(helm, &["lint", "--strict"]))?;
     step("helm-unittest", || program(tools.path(Tool::HelmUnittest), &["--strict"]))?;
@@ -31,19 +32,35 @@ fn step(what: &str, check: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Resul
 }
 
 fn values_and_templates() -> anyhow::Result<()> {
-    let wrong = lint(&drift::values()?, &templates(&directory().join("templates"))?);
+    let wrong = lint(&drift::values()?, &text_below(&directory().join("templates"))?);
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
-/// The text of all templates.
-fn templates(below: &Path) -> anyhow::Result<String> {
-    let mut text = String::new();
-    for entry in fs::read_dir(below)? {
-        let path = entry?.path();
-        text += &if path.is_dir() { templates(&path)? } else { fs::read_to_string(&path)? };
+/// A template without a unit test would be one that nobody misses.
+fn every_template_has_a_test() -> anyhow::Result<()> {
+    let (root, tests) = (directory().join("templates"), text_below(&directory().join("tests"))?);
+    for file in files_below(&root)? {
+        let name = file.strip_prefix(&root)?.display().to_string();
+        ensure!(
+            name.starts_with('_') || tests.contains(&name),
+            "no suite in tests/ names the template {name}"
+        );
     }
-    Ok(text)
+    Ok(())
+}
+
+fn text_below(directory: &Path) -> anyhow::Result<String> {
+    files_below(directory)?.iter().map(|file| Ok(fs::read_to_string(file)?)).collect()
+}
+
+fn files_below(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        files.extend(if path.is_dir() { files_below(&path)? } else { vec![path] });
+    }
+    Ok(files)
 }
 
 /// A program that is given the chart and says by its exit code whether all is well.
@@ -58,18 +75,16 @@ fn program(program: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every render, and the CRDs, against the schemas of the Kubernetes that is built here.
+/// Every object of every render, and the CRDs, against the schemas of the Kubernetes that is built here. What several renders
+/// share is looked at once.
 fn schemas(helm: &Path, kubeconform: &Path) -> anyhow::Result<()> {
-    let mut renders = vec![("the defaults".to_owned(), objects(&template(helm, [""; 0])?)?)];
+    let mut all = objects(&template(helm, [""; 0])?)?;
     for case in cases()? {
-        renders.push((case.name.clone(), objects(&case.render(helm)?)?));
+        let new: Vec<_> =
+            objects(&case.render(helm)?)?.into_iter().filter(|object| !all.contains(object)).collect();
+        all.extend(new);
     }
-    let all: Vec<_> = renders.iter().flat_map(|(_, objects)| objects).cloned().collect();
-    let schemas = Schemas::of(&all)?;
-    for (name, objects) in renders {
-        conform(kubeconform, &schemas, &objects).with_context(|| format!("what is rendered with {name}"))?;
-    }
-    Ok(())
+    conform(kubeconform, &Schemas::of(&all)?, &all)
 }
 
 /// kube-score's own opinion of every render.

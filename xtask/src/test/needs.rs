@@ -47,6 +47,7 @@ fn programs(tier: Tier) -> anyhow::Result<Environment> {
         Tier::Unit => Ok(Environment::new()),
         Tier::Api => {
             Tools::find(&CLUSTER)?;
+            Tools::find(&crate::chart::TOOLS)?;
             Ok(Environment::new())
         }
         Tier::Clients => {
