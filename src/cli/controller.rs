@@ -30,14 +30,14 @@ pub(super) struct Args {
     /// namespaces are watched, so that together with --namespace Roles are enough
     #[arg(long, env = "IDTOKEN_OPERATOR_GRANTS_FILE", value_name = "FILE")]
     grants_file: Option<PathBuf>,
-    #[command(flatten)]
-    election: ElectionArgs,
     /// Refuse tokens whose signature can't be checked because the issuer's keys can't be fetched
     #[arg(long, env = "IDTOKEN_OPERATOR_REQUIRE_SIGNATURE")]
     require_signature: bool,
     /// A service account key as the operator's identity, instead of the metadata server
     #[arg(long, env = "GOOGLE_APPLICATION_CREDENTIALS", value_name = "FILE")]
     google_application_credentials: Option<PathBuf>,
+    #[command(flatten)]
+    election: ElectionArgs,
     #[command(flatten)]
     endpoints: EndpointArgs,
     #[command(flatten)]

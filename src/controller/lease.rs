@@ -41,6 +41,8 @@ pub(super) struct Candidate {
     /// 1 while this is the leader.
     status: Gauge,
     seen: Option<Seen>,
+    /// Why there was no answer, since there was one.
+    complaint: Option<String>,
 }
 
 /// A version of the Lease, and since when it is all that we have seen.
@@ -53,7 +55,7 @@ impl Candidate {
     /// Asks by `client`, which should not try again by itself: here each answer counts, and when it came.
     pub(super) fn new(client: Client, election: Election, role: watch::Sender<Role>, status: Gauge) -> Self {
         let api = Api::namespaced(client, &election.namespace);
-        Self { api, election, role, status, seen: None }
+        Self { api, election, role, status, seen: None, complaint: None }
     }
 
     /// Runs until `drained`, and then gives the Lease back. From `stop` on it is renewed, but no longer taken over.
@@ -69,7 +71,7 @@ impl Candidate {
             drained.run_until_cancelled(sleep(pause)).await;
         }
         let led = self.leads();
-        self.become_(Role::Follower);
+        self.assume(Role::Follower);
         if led {
             self.give_back().await;
         }
@@ -83,23 +85,30 @@ impl Candidate {
     async fn turn(&mut self) {
         let (sent, timing) = (Instant::now(), self.election.timing);
         match timeout(timing.deadline / 2, self.attempt()).await {
-            Ok(Ok(Some(term))) => self.become_(Role::Leader { until: sent + timing.deadline, term }),
-            Ok(Ok(None)) => self.become_(Role::Follower),
-            Ok(Err(error)) => {
-                tracing::warn!(lease = self.election.name, %error, "Lease not reached; trying again");
-            }
-            Err(_) => tracing::warn!(lease = self.election.name, "no answer for the Lease; trying again"),
+            Ok(Ok(Some(term))) => self.assume(Role::Leader { until: sent + timing.deadline, term }),
+            Ok(Ok(None)) => self.assume(Role::Follower),
+            Ok(Err(error)) => self.complain(error.to_string()),
+            Err(_) => self.complain("no answer in time".to_owned()),
         }
         if matches!(*self.role.borrow(), Role::Leader { until, .. } if until <= Instant::now()) {
             tracing::error!(
                 lease = self.election.name,
                 "the Lease was not renewed in time; no longer the leader"
             );
-            self.become_(Role::Follower);
+            self.assume(Role::Follower);
         }
     }
 
-    fn become_(&self, role: Role) {
+    /// Says once what is said again every second.
+    fn complain(&mut self, error: String) {
+        if self.complaint.as_ref() != Some(&error) {
+            tracing::warn!(lease = self.election.name, error, "Lease not reached; trying again");
+            self.complaint = Some(error);
+        }
+    }
+
+    fn assume(&mut self, role: Role) {
+        self.complaint = None;
         let led = self.leads();
         self.role.send_replace(role);
         if led != self.leads() {
