@@ -48,7 +48,7 @@ fn wait_returns_when_the_webhook_answers() {
         let _turn = TURN.lock().await;
         site.uninstall().await;
         // Several times: that it is never too early is the point.
-        for _ in 0..3 {
+        for _ in 0..2 {
             install(&site, &[]);
             site.tenant("admitted");
             let at_once = injects(&site, "admitted");
