@@ -1,0 +1,93 @@
+//! The chart's scoped mode: the Roles, the flags and the grants file that it renders are what the controller needs, and no more.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
+
+mod common;
+
+use common::{AUDIENCE, CALLER, World, claims, google_options, impersonation, token};
+use serde_json::Value;
+use xtask::cluster::ClusterOptions;
+
+const SCOPED: [&str; 7] = [
+    "scope.namespaces={shop,stock}",
+    "webhook.enabled=false",
+    "crds.enabled=false",
+    "grants.list[0].name=shop",
+    "grants.list[0].namespaces.names={shop}",
+    "grants.list[0].identities={caller@demo-project.iam.gserviceaccount.com}",
+    "grants.list[0].audiences={https://*.a.run.app}",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn the_rendered_roles_flags_and_grants_serve_a_binding() {
+    let mut world = World::start(google_options(), ClusterOptions::default()).await;
+    world.namespace("shop").await;
+    world.namespace("stock").await;
+    let cluster_wide = [
+        "delete",
+        "clusterroles,clusterrolebindings",
+        "--selector=app.kubernetes.io/part-of=idtoken-operator",
+    ];
+    assert!(world.kubectl(&cluster_wide, None).0);
+    let rendered = world.render(&SCOPED);
+    let applied = ["ServiceAccount", "Role", "RoleBinding"];
+    world.apply(&rendered.iter().filter(|o| applied.contains(&kind(o))).cloned().collect::<Vec<_>>());
+    world.flags = flags(&rendered, &world);
+    assert_eq!(
+        world.flags[..5],
+        [
+            "--operator-namespace=idtoken-system",
+            "--leader-elect",
+            "--lease-name=idtoken-operator-controller",
+            "--namespace=shop",
+            "--namespace=stock",
+        ]
+    );
+
+    world.start_controller().await;
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let claims = claims(&token(&world.secret_of("orders").await));
+    assert_eq!((&claims["aud"], &claims["email"]), (&AUDIENCE.into(), &CALLER.into()));
+
+    for (allowed, question) in [
+        (true, ["list", "secrets", "--namespace=shop"]),
+        (true, ["update", "secrets", "--namespace=stock"]),
+        (true, ["create", "leases.coordination.k8s.io", "--namespace=idtoken-system"]),
+        (false, ["list", "secrets", "--all-namespaces"]),
+        (false, ["list", "secrets", "--namespace=default"]),
+        (false, ["list", "secrets", "--namespace=idtoken-system"]),
+        (false, ["list", "idtokenbindings.idtoken.dev", "--all-namespaces"]),
+        (false, ["list", "idtokengrants.idtoken.dev", "--all-namespaces"]),
+        (false, ["list", "namespaces", "--all-namespaces"]),
+        (false, ["delete", "secrets", "--namespace=shop"]),
+    ] {
+        let account = "--as=system:serviceaccount:idtoken-system:idtoken-operator-controller";
+        let (can, said) = world.kubectl(&[&["auth", "can-i", account][..], &question[..]].concat(), None);
+        assert_eq!(can, allowed, "{question:?}: {said}");
+    }
+    world.end().await;
+}
+
+/// The flags of the rendered Deployment that are not about addresses and logs, with the ConfigMap as a file.
+fn flags(rendered: &[Value], world: &World) -> Vec<String> {
+    let find = |wanted: &str| rendered.iter().find(|object| kind(object) == wanted).unwrap();
+    let grants = world.directory.path().join("grants.yaml");
+    std::fs::write(&grants, find("ConfigMap")["data"]["grants.yaml"].as_str().unwrap()).unwrap();
+    let args = &find("Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
+    let args: Vec<String> = serde_json::from_value(args.clone()).unwrap();
+    let ours = ["--operator-namespace", "--leader-elect", "--lease-name", "--namespace", "--grants-file"];
+    let flags = args.into_iter().filter(|flag| ours.contains(&flag.split('=').next().unwrap()));
+    let here = |flag: String| {
+        flag.replace("$(POD_NAMESPACE)", "idtoken-system")
+            .replace("/etc/idtoken-operator/grants/grants.yaml", grants.to_str().unwrap())
+    };
+    let mut flags: Vec<String> = flags.map(here).collect();
+    flags.sort_by_key(|flag| flag.starts_with("--grants-file"));
+    flags
+}
+
+fn kind(object: &Value) -> &str {
+    object["kind"].as_str().unwrap()
+}
