@@ -32,6 +32,10 @@ fn every_tool_can_be_had_and_runs() {
     ] {
         let output = Command::new(tools.path(tool)).args(arguments).output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
-        assert!(printed.trim_start().starts_with(expected), "{} prints {printed}", tools.path(tool).display());
+        assert!(
+            printed.trim_start().starts_with(expected),
+            "{} prints {printed}",
+            tools.path(tool).display()
+        );
     }
 }
