@@ -15,6 +15,9 @@ fn every_tool_can_be_had_and_runs() {
         Tool::Kubectl,
         Tool::Etcd,
         Tool::Helm,
+        Tool::HelmUnittest,
+        Tool::Kubeconform,
+        Tool::KubeScore,
     ])
     .unwrap();
     for (tool, arguments, expected) in [
@@ -23,9 +26,16 @@ fn every_tool_can_be_had_and_runs() {
         (Tool::Kubectl, &["version", "--client"], "Client Version: v1."),
         (Tool::Etcd, &["--version"], "etcd Version: 3."),
         (Tool::Helm, &["version", "--short"], "v"),
+        (Tool::HelmUnittest, &["--help"], "Running chart unittest"),
+        (Tool::Kubeconform, &["-h"], "Usage: "),
+        (Tool::KubeScore, &["version"], "kube-score version: "),
     ] {
         let output = Command::new(tools.path(tool)).args(arguments).output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
-        assert!(printed.starts_with(expected), "{} prints {printed}", tools.path(tool).display());
+        assert!(
+            printed.trim_start().starts_with(expected),
+            "{} prints {printed}",
+            tools.path(tool).display()
+        );
     }
 }
