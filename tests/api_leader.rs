@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{CALLER, OPERATOR_NAMESPACE, SOON, World, google_options, http_get, impersonation};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::Api;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use xtask::{cluster::ClusterOptions, google::Endpoint, process::wait_for};
 
@@ -72,9 +72,12 @@ async fn a_leader_that_can_not_renew_stops_and_goes_on_when_it_can() {
     world.wait_condition("orders", "Ready=True/TokenFresh").await;
     assert_eq!(minted(&world), 1);
 
-    let role = lease_role();
-    let (ok, output) =
-        world.kubectl(&["delete", "rolebinding", "lease", "--namespace", OPERATOR_NAMESPACE], None);
+    let role = lease_role(&world);
+    assert_eq!(role.len(), 2, "a Role and its RoleBinding");
+    let (ok, output) = world.kubectl(
+        &["delete", "rolebinding", "idtoken-operator-controller-lease", "--namespace", OPERATOR_NAMESPACE],
+        None,
+    );
     assert!(ok, "{output}");
     let since = Instant::now();
     wait_for("leadership to lapse", Duration::from_secs(20), || async {
@@ -111,24 +114,14 @@ async fn electing() -> World {
     let mut world = World::start(google_options(), ClusterOptions::default()).await;
     world.namespace("shop").await;
     world.grant("shop", &["shop"], &[CALLER]).await;
-    world.apply(&lease_role());
     world.flags = vec!["--leader-elect".to_owned(), format!("--operator-namespace={OPERATOR_NAMESPACE}")];
     world
 }
 
-/// All that an election needs.
-fn lease_role() -> Vec<Value> {
-    let meta = json!({"name": "lease", "namespace": OPERATOR_NAMESPACE});
-    let rule = |verbs: Value, names: Value| json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": names, "verbs": verbs});
-    vec![
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta, "rules": [
-            rule(json!(["create"]), json!([])), rule(json!(["get", "update"]), json!([LEASE])),
-        ]}),
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "lease"},
-            "subjects": [{"kind": "ServiceAccount", "name": "idtoken-operator-controller", "namespace": OPERATOR_NAMESPACE}],
-        }),
-    ]
+/// All that an election needs, as the chart gives it.
+fn lease_role(world: &World) -> Vec<Value> {
+    let rendered = world.render(&[]).into_iter();
+    rendered.filter(|object| object["metadata"]["name"] == "idtoken-operator-controller-lease").collect()
 }
 
 /// Starts a controller under a pod's name; its port.
