@@ -14,6 +14,7 @@ use site::{
     pods::{self, container, inject, phase, pod, restarts, template},
     sha256,
 };
+use xtask::process::wait_for;
 
 /// Prints who it is and what the token's file is: `init 10001 <SHA-256>`.
 const TELL: &str = r#"echo "$1 $(id -u) $(sha256sum "$IDTOKEN_FILE" | cut -d' ' -f1)""#;
@@ -285,14 +286,13 @@ fn a_refresh_reaches_a_running_pod_before_the_old_token_expires() {
     on_node(async |site: Arc<Site>| {
         site.installed().await;
         site.tenant("refresh");
-        site.google.set_id_token_lifetime(Duration::from_secs(240));
+        site.google.set_id_token_lifetime_for("https://refresh-abc-uc.a.run.app", Duration::from_secs(240));
         let spec = json!({
             "audience": "https://refresh-abc-uc.a.run.app",
             "source": {"impersonation": {"serviceAccount": CALLER}},
             "refresh": {"atLifetimePercent": 20},
         });
         let bound = site.bound("refresh", "orders", &spec).await;
-        site.google.set_id_token_lifetime(Duration::from_secs(3600));
         let first_expiry = bound.status.unwrap().expiration_time.unwrap();
         let first = sha256(&site.token("refresh", "orders").await);
         let script = r#"while :; do
@@ -348,16 +348,15 @@ fn a_pod_waits_for_its_binding_unless_it_is_optional() {
         site.apply(&pod("waiting", "optional", &optional));
 
         site.wait_log("waiting", "app=optional", "main", |line| line == "without").await;
-        let events = site.kubectl_ok(&[
-            "-n",
-            "waiting",
-            "get",
-            "events",
-            "--field-selector=reason=FailedMount,involvedObject.name=strict",
-            "-o",
-            "jsonpath={.items[*].message}",
-        ]);
-        assert!(events.contains(r#"secret "orders-idtoken" not found"#), "{events}");
+        let failed = "--field-selector=reason=FailedMount,involvedObject.name=strict";
+        wait_for("the kubelet to say what it waits for", SOON, || async {
+            let messages = ["-n", "waiting", "get", "events", failed, "-o", "jsonpath={.items[*].message}"];
+            let said = site.kubectl_ok(&messages);
+            anyhow::ensure!(said.contains(r#"secret "orders-idtoken" not found"#), "{said}");
+            Ok(())
+        })
+        .await
+        .unwrap();
         let strict = site.wait_pod("waiting", "strict", "strict to exist", SOON, |_| true).await;
         assert_eq!(phase(&strict), "Pending");
 

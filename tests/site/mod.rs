@@ -201,6 +201,11 @@ impl Site {
         // Left by an earlier run, where the node is older than this one.
         self.kubectl_ok(&["delete", "namespace", name, "--ignore-not-found"]);
         self.namespace(name);
+        self.grant(name);
+    }
+
+    /// Lets the bindings of a namespace use the caller's identity for every Cloud Run service.
+    pub fn grant(&self, name: &str) {
         self.apply(&json!({
             "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": {"name": name},
             "spec": {"namespaces": {"names": [name]}, "identities": [CALLER], "audiences": ["https://*.a.run.app"]},

@@ -15,7 +15,7 @@
 pub(crate) mod arguments;
 pub(crate) mod certificates;
 pub mod command;
-pub(crate) mod detached;
+mod detached;
 pub(crate) mod home;
 pub(crate) mod kubeconfig;
 pub(crate) mod start;

@@ -15,7 +15,8 @@ pub fn ensure(packages: &[&str]) -> anyhow::Result<()> {
     let by_hand = format!("to install by hand: apt-get install {}", missing.join(" "));
     let step = Step::start(format!("installing {}", missing.join(", ")), "about a minute");
     apt_get(&["update", "--quiet"]).with_context(|| by_hand.clone())?;
-    let install = ["install", "--yes", "--quiet", "--no-install-recommends"];
+    // Never at the price of what is there: Docker's own packages, say, exclude Debian's containerd.
+    let install = ["install", "--yes", "--quiet", "--no-install-recommends", "--no-remove"];
     apt_get(&[&install[..], &missing[..]].concat()).with_context(|| by_hand)?;
     step.done();
     Ok(())

@@ -3,10 +3,12 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use xtask::node::Node;
+use xtask::process::send_signal;
 use xtask::tools::{Tool, Tools};
 
 const NAME: &str = "comes-and-goes";
@@ -28,6 +30,37 @@ fn kubectl(node: &Node, args: &[&str]) -> String {
         .output()
         .unwrap();
     stdout(&output)
+}
+
+/// Where the programs of a node write by themselves, if nobody prevents it.
+const FIXED_PLACES: [&str; 5] =
+    ["/var/lib/cni", "/var/lib/kubelet", "/usr/libexec/kubernetes", "/etc/cni", "/run/containerd"];
+
+/// All files in the fixed places.
+fn fixed_places() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut directories: Vec<PathBuf> = FIXED_PLACES.map(PathBuf::from).into();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            files.push(entry.path());
+            if entry.file_type().unwrap().is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The first process of the node's sandbox.
+fn sandbox(node: &Node) -> u32 {
+    let line = format!("sh\0{}/init.sh\0", node.directory().display());
+    let mut pids =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|p| p.file_name().to_str()?.parse().ok());
+    let is_sandbox = |pid: &u32| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found.starts_with(line.as_bytes()))
+    };
+    pids.find(is_sandbox).unwrap()
 }
 
 /// What is left of a node anywhere on the machine: processes, mounts, control groups of `container`.
@@ -85,6 +118,7 @@ fn run_pod(node: &Node) -> String {
 fn it_goes_without_a_trace_also_after_a_crash() {
     let handle = Node::named(NAME).unwrap();
     node("down");
+    let before = fixed_places();
     let up = stdout(&node("up"));
     assert!(up.contains("The node \"comes-and-goes\" is running."), "{up}");
     assert!(up.contains("End it with: cargo xtask node down --name comes-and-goes"), "{up}");
@@ -101,8 +135,7 @@ fn it_goes_without_a_trace_also_after_a_crash() {
 
     stdout(&node("up"));
     let container = run_pod(&handle);
-    let sandbox = fs::read_to_string(handle.directory().join("sandbox.pid")).unwrap();
-    xtask::process::send_signal(sandbox.trim().parse().unwrap(), "KILL").unwrap();
+    send_signal(sandbox(&handle), "KILL").unwrap();
     let env = node("env");
     assert!(!env.status.success(), "a node that has crashed is not running");
     assert!(
@@ -111,4 +144,17 @@ fn it_goes_without_a_trace_also_after_a_crash() {
     );
     assert_eq!(stdout(&node("down")), "The node \"comes-and-goes\" is ended.\n");
     assert_eq!(traces(&handle, &container), Vec::<String>::new());
+
+    // A start that is killed in its midst has told nobody what it has begun.
+    let mut start =
+        Command::new(env!("CARGO_BIN_EXE_xtask")).args(["node", "up", "--name", NAME]).spawn().unwrap();
+    while !handle.directory().join("made").exists() {
+        assert_eq!(start.try_wait().unwrap(), None, "it ended before it had begun");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    start.kill().unwrap();
+    start.wait().unwrap();
+    assert_eq!(stdout(&node("down")), "The node \"comes-and-goes\" is ended.\n");
+    assert_eq!(traces(&handle, &container), Vec::<String>::new());
+    assert_eq!(fixed_places(), before);
 }

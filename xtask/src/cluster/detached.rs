@@ -129,7 +129,7 @@ impl Detached {
 }
 
 /// Whether the command line of a process names a file in this directory.
-pub(crate) fn belongs_to(pid: u32, directory: &Path) -> bool {
+fn belongs_to(pid: u32, directory: &Path) -> bool {
     let prefix = format!("{}/", directory.display());
     command_line(pid).is_some_and(|line| line.contains(&prefix))
 }

@@ -182,6 +182,11 @@ impl Google {
         lock(&self.sim.settings).id_token_lifetime = lifetime;
     }
 
+    /// Sets `exp - iat` of the ID tokens minted from now on for one audience, whatever it is for the others.
+    pub fn set_id_token_lifetime_for(&self, audience: &str, lifetime: Duration) {
+        lock(&self.sim.lifetimes).insert(audience.to_owned(), lifetime);
+    }
+
     /// Sets the longest life of the access tokens issued from now on.
     pub fn set_access_token_lifetime(&self, lifetime: Duration) {
         lock(&self.sim.settings).access_token_lifetime = lifetime;

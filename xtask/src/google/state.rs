@@ -27,6 +27,8 @@ pub(super) struct Simulator {
     pub(super) log: Log,
     pub(super) keys: Mutex<KeyRing>,
     pub(super) settings: Mutex<Settings>,
+    /// Lives of ID tokens by audience, where they differ.
+    pub(super) lifetimes: Mutex<HashMap<String, Duration>>,
     pub(super) accounts: Mutex<BTreeSet<String>>,
     pub(super) policy: Mutex<Vec<Grant>>,
     /// Keys by service account: made by IAM for `signJwt`, or by the account's owner for key files.
@@ -90,6 +92,7 @@ impl Simulator {
             log: Log::default(),
             keys: Mutex::new(KeyRing::new(first_key)),
             settings: Mutex::new(settings),
+            lifetimes: Mutex::default(),
             accounts: Mutex::new(accounts),
             policy: Mutex::new(options.policy.clone()),
             account_keys: Mutex::default(),

@@ -41,7 +41,8 @@ impl Simulator {
         fault: Option<&Fault>,
     ) -> (String, Timestamp) {
         let issued = self.now();
-        let expires = issued + signed(self.settings().id_token_lifetime);
+        let own = lock(&self.lifetimes).get(request.audience).copied();
+        let expires = issued + signed(own.unwrap_or_else(|| self.settings().id_token_lifetime));
         let mut claims = claims(&self.options.issuer, request, issued, expires);
         if let Some(fault) = fault {
             spoil_claims(&mut claims, fault, issued, expires);

@@ -23,11 +23,10 @@ const ENVIRONMENT: [&str; 3] = [
     "CARGO_HOME=/opt/cargo",
     "CARGO_NET_OFFLINE=true",
 ];
-const RECIPE: &str = "1";
 
 /// Tells whether the image would still be the same.
 pub(super) fn key(toolchain: &str) -> String {
-    let key = Key::new().text(RECIPE).text(debian::release()).text(PACKAGES.join(" "));
+    let key = Key::new().text(debian::release()).text(PACKAGES.join(" "));
     key.text(ENVIRONMENT.join(" ")).text(toolchain).finish()
 }
 

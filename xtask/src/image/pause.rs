@@ -15,10 +15,9 @@ use crate::progress::Step;
 
 const REFERENCE: &str = "idtoken.test/pause:1";
 const SOURCE: &str = include_str!("pause.c");
-const RECIPE: &str = "1";
 
 pub(super) fn make(store: &Store) -> anyhow::Result<Archive> {
-    let key = Key::new().text(RECIPE).text(SOURCE).finish();
+    let key = Key::new().text(SOURCE).finish();
     store.get_or_make("pause", REFERENCE, &key, |scratch, image| {
         let step = Step::start("making the image pause", "a second");
         let root = scratch.join("root");

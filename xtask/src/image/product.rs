@@ -14,7 +14,6 @@ use crate::packages;
 use crate::progress::Step;
 
 const REFERENCE: &str = "idtoken.test/idtoken-operator:0.1.0";
-const RECIPE: &str = "1";
 /// What the Dockerfile reads: what .dockerignore lets in, and the two themselves.
 const INPUTS: [&str; 8] = [
     ".cargo",
@@ -56,7 +55,7 @@ pub(super) fn make(store: &Store) -> anyhow::Result<Archive> {
 }
 
 fn key(sources: &Path, base: &str) -> anyhow::Result<String> {
-    let key = Key::new().text(RECIPE).text(base);
+    let key = Key::new().text(base);
     Ok(INPUTS.iter().try_fold(key, |key, input| key.path(sources, input))?.finish())
 }
 

@@ -17,10 +17,9 @@ use crate::progress::Step;
 
 const REFERENCE: &str = "idtoken.test/python:1";
 const REQUIREMENTS: &str = include_str!("requirements.txt");
-const RECIPE: &str = "1";
 
 pub(super) fn make(store: &Store) -> anyhow::Result<Archive> {
-    let key = Key::new().text(RECIPE).text(debian::release()).text(REQUIREMENTS).finish();
+    let key = Key::new().text(debian::release()).text(REQUIREMENTS).finish();
     store.get_or_make("python", REFERENCE, &key, |scratch, image| {
         let step = Step::start("making the image python", "half a minute");
         let root = scratch.join("root");

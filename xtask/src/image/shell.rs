@@ -17,10 +17,9 @@ use crate::progress::Step;
 
 const REFERENCE: &str = "idtoken.test/shell:1";
 const PACKAGES: [&str; 1] = ["busybox-static"];
-const RECIPE: &str = "1";
 
 pub(super) fn make(store: &Store) -> anyhow::Result<Archive> {
-    let key = Key::new().text(RECIPE).text(debian::release()).text(PACKAGES.join(" ")).finish();
+    let key = Key::new().text(debian::release()).text(PACKAGES.join(" ")).finish();
     store.get_or_make("shell", REFERENCE, &key, |scratch, image| {
         let step = Step::start("making the image shell", "a few seconds");
         let root = scratch.join("root");

@@ -31,10 +31,6 @@ impl Files {
         self.home.join("init.sh")
     }
 
-    pub(super) fn pid(&self, name: &str) -> PathBuf {
-        self.home.join(format!("{name}.pid"))
-    }
-
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.home.join(format!("{name}.log"))
     }
@@ -184,6 +180,7 @@ pub(super) fn kubelet(files: &Files) -> Value {
         "resolvConf": files.resolv_conf(),
         "maxPods": 250,
         "registerNode": true,
+        "volumePluginDir": files.home().join("kubelet-plugins"),
     })
 }
 
@@ -192,6 +189,7 @@ pub(super) fn kubelet_flags(files: &Files) -> Vec<String> {
         format!("--config={}", files.kubelet_configuration().display()),
         format!("--kubeconfig={}", files.kubeconfig_of("kubelet").display()),
         format!("--root-dir={}", files.home().join("kubelet").display()),
+        format!("--cert-dir={}", files.home().join("kubelet-pki").display()),
         format!("--node-ip={NODE_ADDRESS}"),
         format!("--hostname-override={NODE_NAME}"),
     ]

@@ -17,8 +17,9 @@ use crate::cluster::{ClusterOptions, DEFAULT_ISSUER};
 use crate::process::{Process, Program, wait_for};
 use crate::tools::{Tool, Tools};
 
-/// Starts the control plane and waits until it serves. Its certificate authority is written for the rest of the node.
-pub(super) fn start(files: &Files, sandbox: &Sandbox, tools: &Tools) -> anyhow::Result<()> {
+/// Starts the control plane and waits until it serves. Its certificate authority is written for the rest of the node. Gives
+/// the forwarder, the one process outside of the sandbox.
+pub(super) fn start(files: &Files, sandbox: &Sandbox, tools: &Tools) -> anyhow::Result<Process> {
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let plane = ControlPlane { files, sandbox, tools };
@@ -113,19 +114,16 @@ impl ControlPlane<'_> {
     }
 
     /// Lets kubectl outside the node's network reach the API server, through a loopback port.
-    fn forward(&self) -> anyhow::Result<()> {
+    fn forward(&self) -> anyhow::Result<Process> {
         let port = port_of(&self.files.outer_kubeconfig())?;
         let inside =
             format!("EXEC:nsenter --net={} socat STDIO TCP\\:127.0.0.1\\:{API_PORT}", self.sandbox.network());
-        let forwarder = Program::new("socat")
+        Program::new("socat")
             .arg(format!("-lf{}", self.files.log("forwarder").display()))
             .arg(format!("TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"))
             .arg(inside)
             .detached()
-            .spawn(&self.files.log("forwarder"))?;
-        std::fs::write(self.files.pid("forwarder"), forwarder.pid().to_string())?;
-        forwarder.leave_running();
-        Ok(())
+            .spawn(&self.files.log("forwarder"))
     }
 }
 

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 
 use crate::cluster::home::{self, COMPLETE, Home};
+use crate::image::Archive;
 use crate::packages;
 use crate::progress::Step;
 use crate::tools::{Tool, Tools, cache_directory};
@@ -102,13 +103,22 @@ impl Node {
         self.end_locked()?;
         let mut home = Home::detached(self.files.home().to_owned())?;
         let step = Step::start(format!("starting the node {:?}", self.name), "about 20 seconds");
-        let sandbox = Sandbox::start(&self.files)?;
-        control_plane::start(&self.files, &sandbox, &tools)?;
-        worker::start(&self.files, &sandbox, &tools)?;
-        images::load(&self.files, &sandbox, &images)?;
-        sandbox.leave_running();
+        if let Err(error) = self.start_all(&tools, &images) {
+            sandbox::end(&self.files)?;
+            return Err(error);
+        }
         home.keep()?;
         step.done();
+        Ok(())
+    }
+
+    fn start_all(&self, tools: &Tools, images: &[Archive]) -> anyhow::Result<()> {
+        let sandbox = Sandbox::start(&self.files)?;
+        let forwarder = control_plane::start(&self.files, &sandbox, tools)?;
+        worker::start(&self.files, &sandbox, tools)?;
+        images::load(&self.files, &sandbox, images)?;
+        sandbox.leave_running();
+        forwarder.leave_running();
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The namespaces that a node lives in, held by one process: the first of a process namespace. When it ends, the kernel
 //! ends all the others, and with the last of them go the mounts and the network.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,6 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::time::Instant;
 
 use super::configuration::{Files, NODE_ADDRESS};
-use crate::cluster::detached::belongs_to;
 use crate::process::{Process, Program, send_signal};
 
 /// The first process of a node.
@@ -28,41 +27,26 @@ pub(super) struct Sandbox {
 impl Sandbox {
     /// Makes the namespaces and the node's network.
     pub(super) fn start(files: &Files) -> anyhow::Result<Self> {
+        ensure!(
+            !files.home().starts_with("/var/lib"),
+            "a node has a /var/lib of its own, so its files can't be in {}: set IDTOKEN_CACHE_DIR to another directory",
+            files.home().display()
+        );
         fs::create_dir_all(files.log_directory())?;
         fs::write(files.init(), INIT)?;
-        let log = files.log("sandbox");
-        let holder = Program::new("unshare")
+        let mut holder = Program::new("unshare")
             .args(["--fork", "--pid", "--kill-child=KILL", "--mount", "--mount-proc", "--net", "--", "sh"])
             .args([files.init().as_os_str(), files.home().as_os_str(), NODE_ADDRESS.as_ref()])
             .detached()
-            .spawn(&log)?;
-        let pid = first_child(holder.pid(), Duration::from_secs(5))?;
-        fs::write(files.pid("sandbox"), pid.to_string())?;
-        let mut sandbox = Self { pid, holder: Some(holder) };
-        sandbox.wait_until_made(files)?;
-        Ok(sandbox)
+            .spawn(&files.log("sandbox"))?;
+        wait_until_made(files, &mut holder)?;
+        let pid = first_process(files).context("the sandbox has ended already")?;
+        Ok(Self { pid, holder: Some(holder) })
     }
 
     /// The sandbox of a node that runs.
     pub(super) fn find(files: &Files) -> Option<Self> {
-        let pid = noted(&files.pid("sandbox"), files.home())?;
-        Some(Self { pid, holder: None })
-    }
-
-    fn wait_until_made(&mut self, files: &Files) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !files.home().join(MADE).exists() {
-            let holder = self.holder.as_mut().context("a sandbox that was found is made already")?;
-            if let Some(status) = holder.try_wait()? {
-                return Err(holder.ended_early(status))
-                    .context("the node's namespaces can't be made (is this root?)");
-            }
-            if Instant::now() > deadline {
-                bail!("the node's network was not made within 10 s; see {}", holder.log_path().display());
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(())
+        first_process(files).map(|pid| Self { pid, holder: None })
     }
 
     /// A program of the node, run in its namespaces with the node's directory as working directory.
@@ -117,17 +101,81 @@ impl Drop for Sandbox {
     }
 }
 
+fn wait_until_made(files: &Files, holder: &mut Process) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !files.home().join(MADE).exists() {
+        if let Some(status) = holder.try_wait()? {
+            return Err(holder.ended_early(status))
+                .context("the node's namespaces can't be made (is this root?)");
+        }
+        if Instant::now() > deadline {
+            bail!("the node's network was not made within 10 s; see {}", holder.log_path().display());
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
 /// Ends what runs of a node and removes what the kernel does not remove by itself. Fine if nothing runs.
 pub(super) fn end(files: &Files) -> anyhow::Result<()> {
-    for name in ["forwarder", "sandbox"] {
-        if let Some(pid) = noted(&files.pid(name), files.home()) {
-            kill(pid).with_context(|| format!("cannot end the {name} of the node (process {pid})"))?;
-        }
+    let containers = containers(files);
+    // Looked for and not noted: a start that was killed in its midst has noted nothing.
+    for pid in roots(files) {
+        kill(pid).with_context(|| format!("cannot end process {pid} of the node"))?;
     }
-    remove_cgroups(Path::new("/sys/fs/cgroup"));
-    // The mount point that the sandbox has made. Where others use it, it is not empty and stays.
-    let _ = fs::remove_dir("/var/lib/cni");
+    for hierarchy in hierarchies() {
+        let ours = hierarchy.join("k8s.io");
+        for container in &containers {
+            remove_group(&ours.join(container));
+        }
+        // The last one out.
+        let _ = fs::remove_dir(ours);
+    }
     Ok(())
+}
+
+/// The processes that a node hangs on: the holder of the sandbox, the sandbox's first, and the forwarder.
+fn roots(files: &Files) -> Vec<u32> {
+    let init = files.init().display().to_string();
+    let forwarder_log = files.log("forwarder").display().to_string();
+    let is_root = |line: &[String]| match line.first().map(String::as_str) {
+        Some("unshare" | "sh") => line.contains(&init),
+        Some("socat") => line.iter().any(|word| word.ends_with(&forwarder_log)),
+        _ => false,
+    };
+    processes(is_root)
+}
+
+/// The first process of a node's sandbox.
+fn first_process(files: &Files) -> Option<u32> {
+    let init = files.init().display().to_string();
+    let is_first = |line: &[String]| line.starts_with(&["sh".to_owned(), init.clone()]);
+    processes(is_first).first().copied()
+}
+
+fn processes(wanted: impl Fn(&[String]) -> bool) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| command_line(*pid).is_some_and(|line| wanted(&line)) && is_alive(*pid)).collect()
+}
+
+fn command_line(pid: u32) -> Option<Vec<String>> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words = line.split(|byte| *byte == 0);
+    Some(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+}
+
+/// The ids of the node's containers, as containerd keeps them.
+fn containers(files: &Files) -> Vec<OsString> {
+    let tasks = files.home().join("containerd/state/io.containerd.runtime.v2.task/k8s.io");
+    fs::read_dir(tasks).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
+}
+
+/// Of control groups: one directory each in version 1, the root in version 2.
+fn hierarchies() -> Vec<PathBuf> {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let entries = fs::read_dir(&root).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).chain([root.clone()]).collect()
 }
 
 /// The first process of a process namespace is gone only when all others are.
@@ -150,17 +198,6 @@ fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// The control groups of containers that are no more: those of others are not empty, and stay.
-fn remove_cgroups(root: &Path) {
-    let Ok(entries) = fs::read_dir(root) else { return };
-    let hierarchies = entries.flatten().map(|entry| entry.path());
-    for hierarchy in hierarchies.chain([root.to_owned()]) {
-        for group in ["k8s.io", "kubepods"] {
-            remove_group(&hierarchy.join(group));
-        }
-    }
-}
-
 fn remove_group(group: &Path) {
     let Ok(entries) = fs::read_dir(group) else { return };
     for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
@@ -169,38 +206,16 @@ fn remove_group(group: &Path) {
     let _ = fs::remove_dir(group);
 }
 
-/// The noted id of a process, if that process still is ours: ids are used again.
-fn noted(file: &Path, home: &Path) -> Option<u32> {
-    let pid = fs::read_to_string(file).ok()?.trim().parse().ok()?;
-    belongs_to(pid, home).then_some(pid)
-}
-
-fn first_child(pid: u32, within: Duration) -> anyhow::Result<u32> {
-    let children = PathBuf::from(format!("/proc/{pid}/task/{pid}/children"));
-    let deadline = Instant::now() + within;
-    loop {
-        let listed = fs::read_to_string(&children).unwrap_or_default();
-        if let Some(child) = listed.split_whitespace().next() {
-            return child.parse().context("the kernel's list of children is no list of numbers");
-        }
-        if Instant::now() > deadline {
-            bail!("the node's namespaces can't be made (is this root?)");
-        }
-        std::thread::sleep(POLL);
-    }
-}
-
 const POLL: Duration = Duration::from_millis(20);
 const MADE: &str = "made";
 
 /// Makes the mounts and the network, then reaps whoever is orphaned. `$1` is the node's directory, `$2` its address.
-/// The bridge has no ports: it is there to have an address. What the node's programs write to fixed places goes to
-/// file systems of the sandbox's own.
+/// The bridge has no ports: it is there to have an address. What the node's programs write to fixed places (leases of
+/// addresses, device plugins, logs, sockets) goes to file systems of the sandbox's own.
 const INIT: &str = r#"set -e
 mount --make-rshared /
-mkdir -p /var/lib/cni
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /var/lib/cni
+mount -t tmpfs tmpfs /var/lib
 mount --bind "$1/log" /var/log
 ip link set lo up
 ip link add node0 type bridge

@@ -95,7 +95,7 @@ struct Profile {
 /// The test binaries among cargo's messages, one JSON document a line.
 fn parse(messages: &str) -> Vec<Binary> {
     let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
-    artifacts
+    let mut binaries: Vec<Binary> = artifacts
         .filter(|message| message.profile.test)
         .filter_map(|message| {
             let package = message.manifest_path.parent()?.to_owned();
@@ -103,7 +103,10 @@ fn parse(messages: &str) -> Vec<Binary> {
             let name = format!("{} ({kind})", message.target.name);
             Some(Binary { name, path: message.executable?, package, source: message.target.src_path })
         })
-        .collect()
+        .collect();
+    // Cargo tells them as they are done, which is a different order each time.
+    binaries.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
+    binaries
 }
 
 #[cfg(test)]
