@@ -1,12 +1,14 @@
 //! Caches that watches fill, over the whole cluster or over some namespaces: then nothing is asked of the API server that
 //! a Role in each of them would not allow.
 
+pub mod fill;
+
 use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource,
-    runtime::reflector::{ObjectRef, Store, store::WriterDropped},
+    runtime::reflector::{ObjectRef, Store},
 };
 
 /// The namespaces that are looked at.
@@ -77,6 +79,15 @@ impl<T> Parts<T> {
     }
 }
 
+impl<A, B> Parts<(A, B)> {
+    /// Pairs taken apart.
+    #[must_use]
+    pub fn unzip(self) -> (Parts<A>, Parts<B>) {
+        let (first, second) = self.0.into_iter().map(|(name, (a, b))| ((name.clone(), a), (name, b))).unzip();
+        (Parts(first), Parts(second))
+    }
+}
+
 /// Objects of a namespaced kind.
 #[derive(Clone)]
 pub struct Cache<K: Resource<DynamicType = ()> + 'static>(Parts<Store<K>>);
@@ -98,15 +109,6 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
     #[must_use]
     pub fn state(&self) -> Vec<Arc<K>> {
         self.0.iter().flat_map(Store::state).collect()
-    }
-
-    /// Returns when each watch has brought everything that there is; fails when one has ended before. For one caller only: kube's
-    /// stores wake the last that has asked, and no others.
-    pub async fn wait_until_filled(&self) -> Result<(), WriterDropped> {
-        for store in self.0.iter() {
-            store.wait_until_ready().await?;
-        }
-        Ok(())
     }
 }
 

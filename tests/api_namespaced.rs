@@ -142,6 +142,58 @@ async fn the_webhook_reads_bindings_of_listed_namespaces_only() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn a_namespace_that_can_not_be_read_keeps_no_other_waiting() {
+    let mut world = World::start(google_options(), ClusterOptions::default()).await;
+    world.namespace("shop").await;
+    // A namespace was deleted, and its Roles with it; the operator's flags still name it.
+    let flags = vec!["--namespace=shop".to_owned(), "--namespace=bank".to_owned()];
+    let file = world.directory.path().join("grants.yaml");
+    fs::write(&file, format!("{}---\n{}", grant("shop"), grant("bank"))).unwrap();
+    let group = "rbac.authorization.k8s.io";
+    let lease = json!({"apiVersion": format!("{group}/v1"), "kind": "RoleBinding",
+        "metadata": {"name": "elects", "namespace": OPERATOR_NAMESPACE},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "idtoken-operator-controller-lease"},
+        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": OPERATOR_NAMESPACE}]});
+    world.apply(&account(&["shop"]));
+    world.apply(&[lease]);
+    let (ok, output) = world.kubectl(&["delete", "clusterrolebinding", "idtoken-operator-webhook"], None);
+    assert!(ok, "{output}");
+    world.apply(&webhook_rights("shop"));
+    world.account = ACCOUNT.to_owned();
+    world.webhook_flags = flags.clone();
+    world.flags = flags;
+    world.flags.extend([
+        format!("--grants-file={}", file.display()),
+        "--leader-elect".to_owned(),
+        format!("--operator-namespace={OPERATOR_NAMESPACE}"),
+    ]);
+    world.start_controller().await;
+    world.start_webhook().await;
+
+    create(&world, "shop").await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    for port in world.metrics_ports() {
+        let metrics = http_get(port, "/metrics").await.unwrap();
+        assert!(metrics.contains("\nidtoken_refused_watches 1\n"), "{metrics}");
+    }
+    for what in ["the watch of Secrets", "the watch of bindings"] {
+        let told = format!("{what} failed: it is refused");
+        let lines: Vec<_> = world.logs().lines().filter(|l| l.contains(&told)).map(str::to_owned).collect();
+        assert_eq!(lines.len(), 1, "told once: {lines:?}");
+        assert!(lines[0].contains("\"namespace\":\"bank\"") && lines[0].contains("RoleBinding"), "{lines:?}");
+    }
+
+    // When it may be read again, it is served without a restart.
+    world.namespace("bank").await;
+    world.apply(&account(&["bank"]));
+    create(&world, "bank").await;
+    condition(&world, "bank", "Ready=True/TokenFresh").await;
+    assert!(world.metrics().await.contains("\nidtoken_refused_watches 0\n"));
+    world.end().await;
+}
+
 /// What the webhook needs with `--namespace`: bindings there, and its own registration.
 fn webhook_rights(namespace: &str) -> Vec<Value> {
     let webhook = "idtoken-operator-webhook";

@@ -11,6 +11,7 @@ use kube::{
         watcher,
     },
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,7 +20,10 @@ use super::{
 };
 use crate::{
     api::IdTokenBinding,
-    cache::{Cache, Scope, api},
+    cache::{
+        Cache, Scope, api,
+        fill::{Fills, Progress, follow},
+    },
     plan::inject::BindingFacts,
     telemetry::{
         health::{Condition, Health},
@@ -90,13 +94,13 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
     let scope = args.namespaces.scope()?;
     let webhook_metrics = webhook::Metrics::default();
     let metrics = Metrics::with(|registry| webhook_metrics.register(registry));
+    let refused = metrics.refused_watches.clone();
     let Started { client, health } = start(&args.telemetry, metrics, args.awaited(), &stop).await?;
-    let bindings = Cache::of(scope.each(|namespace| watch(api(&client, namespace), &health, stop.clone())));
-    let filled = bindings.clone();
-    let synced = async move {
-        // An error means that a watch has ended: /healthz says so.
-        let _ = filled.wait_until_filled().await;
-    };
+    let (stores, filling) =
+        scope.each(|namespace| watch(&client, namespace, &refused, &health, stop.clone())).unzip();
+    let bindings = Cache::of(stores);
+    let fills = Fills::new(Vec::new(), filling.into_all().map(|progress| vec![progress]).collect());
+    let synced = async move { fills.settled().await };
     let lookup = lookup(client.clone(), scope, bindings);
     let settings = Settings { addr: args.addr, certificate: args.certificate(), limits: Limits::default() };
     webhook::run(settings, client, Arc::new(lookup), synced, health, webhook_metrics, stop).await?;
@@ -133,20 +137,20 @@ impl Args {
 }
 
 /// Starts the watch that fills a cache of bindings.
-fn watch(api: Api<IdTokenBinding>, health: &Health, stop: CancellationToken) -> Store<IdTokenBinding> {
+fn watch(
+    client: &Client,
+    namespace: Option<&str>,
+    refused: &Gauge,
+    health: &Health,
+    stop: CancellationToken,
+) -> (Store<IdTokenBinding>, Progress) {
+    let name = "the watch of bindings";
     let (bindings, writer) = store();
-    let events = watcher(api, watcher::Config::default()).default_backoff();
-    tokio::spawn(health.vital("the watch of bindings", async move {
-        let filled = reflector(writer, events).touched_objects().take_until(stop.cancelled_owned());
-        let logged = filled.for_each(|item| {
-            if let Err(error) = item {
-                tracing::warn!(%error, "the watch of bindings failed; it is tried again");
-            }
-            std::future::ready(())
-        });
-        logged.await;
-    }));
-    bindings
+    let events = watcher(api(client, namespace), watcher::Config::default()).default_backoff();
+    let (events, progress) = follow(reflector(writer, events), name, namespace, refused);
+    let filled = events.take_until(stop.cancelled_owned()).for_each(|_| std::future::ready(()));
+    tokio::spawn(health.vital(name, filled));
+    (bindings, progress)
 }
 
 fn lookup(

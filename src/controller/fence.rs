@@ -57,16 +57,19 @@ impl Fence {
         Some(Pass(Some((role.clone(), term))))
     }
 
-    /// The term of each beginning of leadership, from now on. Ends never, also where nobody elects.
+    /// The term of each beginning of leadership, from now on; also where it had lapsed and went on in the same term, since what
+    /// was due in between was not done. Ends never, also where nobody elects.
     pub(super) fn terms(&self) -> impl Stream<Item = i32> + Send + use<> {
         stream::unfold((self.0.clone(), None), async |(role, led)| {
             let (Some(mut role), mut led) = (role, led) else { return std::future::pending().await };
             loop {
-                let term = role.borrow_and_update().term(Instant::now());
-                if term.is_some() && term != led {
-                    return Some((term?, (Some(role), term)));
+                let (now, seen) = (Instant::now(), *role.borrow_and_update());
+                // What was seen last, as of now: a renewal that came after its end is a beginning.
+                let before = led.and_then(|led: Role| led.term(now));
+                led = Some(seen);
+                if let Some(term) = seen.term(now).filter(|term| Some(*term) != before) {
+                    return Some((term, (Some(role), led)));
                 }
-                led = term;
                 if role.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -205,5 +208,21 @@ mod tests {
         assert_eq!(terms.next().await, Some(4), "the same term, but there was a pause");
         role.send_replace(leader(10, 6));
         assert_eq!(terms.next().await, Some(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_after_the_deadline_is_a_beginning_of_the_same_term() {
+        let (role, watched) = watch::channel(leader(10, 4));
+        let fence = Fence::of(watched);
+        let mut terms = Box::pin(fence.terms());
+        assert_eq!(terms.next().await, Some(4));
+        // The one call for a renewal is answered a second too late.
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(futures::poll!(terms.next()).is_pending() && fence.pass().is_none());
+        role.send_replace(leader(8, 4));
+        assert_eq!(futures::poll!(terms.next()), Poll::Ready(Some(4)), "what was due meanwhile waits for it");
+        tokio::time::advance(Duration::from_secs(7)).await;
+        role.send_replace(leader(10, 4));
+        assert!(futures::poll!(terms.next()).is_pending(), "this one came in time");
     }
 }

@@ -1,6 +1,6 @@
 //! The loops that visit bindings: one over all namespaces, or one for each that is served.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, future::join_all};
 use kube::{
@@ -9,23 +9,28 @@ use kube::{
         Controller, WatchStreamExt as _,
         controller::{Action, Config},
         reflector::{reflector, store},
-        watcher::{self, Event, watcher},
+        watcher::{self, watcher},
     },
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{context::Context, fence::Fence, guarded, triggers::Wake};
 use crate::{
     api::IdTokenBinding,
-    cache::{Cache, Parts, Scope, api},
+    cache::{
+        Cache, Parts, Scope, api,
+        fill::{Progress, filled, follow},
+    },
     telemetry::health::Health,
 };
 
 /// The loops, not yet running.
 pub(super) struct Fleet {
     controllers: Vec<Controller<IdTokenBinding>>,
-    filled: Vec<CancellationToken>,
+    /// How far the watches of bindings are, once they run.
+    pub progress: Parts<Progress>,
     /// What they know of bindings, once they run.
     pub bindings: Cache<IdTokenBinding>,
     /// Ask each for a visit.
@@ -34,56 +39,53 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Loops over the namespaces of `scope`, until `stop`. All bindings are visited at the beginning of each term of leadership.
-    pub(super) fn new(client: &Client, scope: &Scope, fence: &Fence, stop: &CancellationToken) -> Self {
+    pub(super) fn new(
+        client: &Client,
+        scope: &Scope,
+        fence: &Fence,
+        refused: &Gauge,
+        stop: &CancellationToken,
+    ) -> Self {
         let mut controllers = Vec::new();
-        let mut filled = Vec::new();
         let parts = scope.each(|namespace| {
             let (wake, mut woken) = mpsc::unbounded_channel();
             let (store, writer) = store();
-            let all = CancellationToken::new();
-            filled.push(all.clone());
-            // Not by the store, whose one waiter is the controller.
-            let bindings = reflector(writer, watcher(api(client, namespace), watcher::Config::default()))
-                .inspect(move |event| {
-                    if matches!(event, Ok(Event::InitDone)) {
-                        all.cancel();
-                    }
-                });
+            // The controller itself pauses after a failure.
+            let bindings = reflector(writer, watcher(api(client, namespace), watcher::Config::default()));
+            let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
             let controller = Controller::for_stream(bindings.applied_objects(), store.clone())
                 .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
                 .reconcile_all_on(fence.terms().map(drop))
                 .graceful_shutdown_on(stop.clone().cancelled_owned());
             controllers.push(controller);
-            (store, wake)
+            (store, (wake, progress))
         });
-        let bindings = Cache::of(parts.clone().map(|(store, _)| store));
-        Self { controllers, filled, bindings, wakes: parts.map(|(_, wake)| wake) }
+        let (stores, parts) = parts.unzip();
+        let (wakes, progress) = parts.unzip();
+        Self { controllers, progress, bindings: Cache::of(stores), wakes }
     }
 
-    /// Returns when all loops that run have seen every binding.
-    pub(super) fn filled(&self) -> impl Future<Output = ()> + Send + use<> {
-        let filled = self.filled.clone();
-        async move {
-            for all in filled {
-                all.cancelled().await;
-            }
-        }
-    }
-
-    /// Runs all of them until `stop`, and until the visits under way are over or the drain period is.
+    /// Runs each of them from the moment when what it `needs` is filled, until `stop`, and until the visits under way are over
+    /// or the drain period is. Deciding on half-filled caches would take grants for revoked and Secrets for deleted.
     pub(super) async fn run(
         self,
         ctx: Arc<Context>,
+        needs: Vec<Vec<Progress>>,
         health: &Health,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let share = u16::try_from(self.controllers.len()).map_or(1, |loops| CONCURRENCY / loops.max(1));
-        let loops = self.controllers.into_iter().map(|controller| {
+        let loops = self.controllers.into_iter().zip(needs).map(|(controller, needs)| {
+            // What fails is logged where it does: the visit, the watch.
             let visits = controller
                 .with_config(Config::default().concurrency(share.max(FEWEST)))
                 .run(guarded, |_, _, _| Action::requeue(AFTER_ERROR), ctx.clone())
-                .for_each(|_| std::future::ready(()));
-            health.vital("the reconcile loop", visits)
+                .for_each(|_| ready(()));
+            health.vital("the reconcile loop", async move {
+                if stop.run_until_cancelled(filled(&needs)).await.is_some() {
+                    visits.await;
+                }
+            })
         });
         let late = async {
             stop.cancelled().await;

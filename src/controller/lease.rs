@@ -64,10 +64,8 @@ impl Candidate {
         tracing::info!(lease = name, identity, "taking part in the election of a leader");
         let timing = self.election.timing;
         while !drained.is_cancelled() {
-            if self.leads() || !stop.is_cancelled() {
-                self.turn().await;
-            }
-            let pause = if self.leads() { timing.renewal } else { timing.look };
+            let answered = if self.leads() || !stop.is_cancelled() { self.turn().await } else { true };
+            let pause = if answered && self.leads() { timing.renewal } else { timing.look };
             drained.run_until_cancelled(sleep(pause)).await;
         }
         let led = self.leads();
@@ -81,14 +79,20 @@ impl Candidate {
         matches!(*self.role.borrow(), Role::Leader { .. })
     }
 
-    /// One look at the Lease. Where there is no answer, the role is kept for as long as it was promised.
-    async fn turn(&mut self) {
+    /// One look at the Lease, and whether there was an answer. Where there is none, the role is kept for as long as it was promised;
+    /// after a call that hangs there is time for others.
+    async fn turn(&mut self) -> bool {
         let (sent, timing) = (Instant::now(), self.election.timing);
-        match timeout(timing.deadline / 2, self.attempt()).await {
-            Ok(Ok(Some(term))) => self.assume(Role::Leader { until: sent + timing.deadline, term }),
-            Ok(Ok(None)) => self.assume(Role::Follower),
-            Ok(Err(error)) => self.complain(error.to_string()),
-            Err(_) => self.complain("no answer in time".to_owned()),
+        let answer = match timeout(timing.deadline / 4, self.attempt()).await {
+            Ok(Ok(Some(term))) => Ok(Role::Leader { until: sent + timing.deadline, term }),
+            Ok(Ok(None)) => Ok(Role::Follower),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        let answered = answer.is_ok();
+        match answer {
+            Ok(role) => self.assume(role),
+            Err(error) => self.complain(error),
         }
         if matches!(*self.role.borrow(), Role::Leader { until, .. } if until <= Instant::now()) {
             tracing::error!(
@@ -97,6 +101,7 @@ impl Candidate {
             );
             self.assume(Role::Follower);
         }
+        answered
     }
 
     /// Says once what is said again every second.

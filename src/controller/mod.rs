@@ -44,7 +44,7 @@ use self::{
 };
 use crate::{
     api::IdTokenBinding,
-    cache::{Cache, Scope},
+    cache::{Cache, Scope, fill::Fills},
     clock,
     plan::{
         decide::decide,
@@ -102,7 +102,8 @@ pub async fn run(
     let Settings { scope, grants, election } = settings;
     let (role, watched) = watch::channel(Role::Follower);
     let fence = election.as_ref().map_or_else(Fence::open, |_| Fence::of(watched));
-    let fleet = Fleet::new(&client, &scope, &fence, &stop);
+    let refused = parts.metrics.refused_watches.clone();
+    let fleet = Fleet::new(&client, &scope, &fence, &refused, &stop);
     let bindings = fleet.bindings.clone();
     let triggers = Triggers {
         client: client.clone(),
@@ -110,33 +111,39 @@ pub async fn run(
         bindings: bindings.clone(),
         wakes: fleet.wakes.clone(),
         health: health.clone(),
+        refused,
         stop: stop.clone(),
     };
-    let grants = match grants {
+    let (grants, shared) = match grants {
         None => triggers.grants(),
         Some(file) => triggers.grants_file(file),
     };
-    let caches = Caches { secrets: triggers.secrets(), grants };
-    tokio::select! {
-        filled = caches.wait_until_filled() => filled?,
-        () = stop.cancelled() => return Ok(()),
-    }
+    let (secrets, filling) = triggers.secrets();
+    let caches = Caches { secrets, grants };
+    let needs: Vec<_> =
+        filling.iter().map(|secrets| [shared.as_slice(), std::slice::from_ref(secrets)].concat()).collect();
+    let both = filling.iter().zip(fleet.progress.iter());
+    let fills = Fills::new(shared, both.map(|(s, b)| vec![s.clone(), b.clone()]).collect());
     let drained = CancellationToken::new();
     let candidate = election.map(|(election, client)| {
         let status = parts.metrics.leader.get_or_create(&Leader { name: election.name.clone() }).clone();
         let candidate = Candidate::new(client, election, role, status);
-        tokio::spawn(health.vital("the election", candidate.run(stop.clone(), drained.clone())))
+        let (fills, stop, drained) = (fills.clone(), stop.clone(), drained.clone());
+        tokio::spawn(health.vital("the election", async move {
+            if stop.run_until_cancelled(fills.any()).await.is_some() {
+                candidate.run(stop.clone(), drained).await;
+            }
+        }))
     });
     let ctx = Arc::new(context(client, parts, caches, fence));
     tokio::spawn(forget_the_gone(ctx.clone(), bindings, stop.clone()));
-    let filled = fleet.filled();
     let met = health.clone();
     tokio::spawn(async move {
-        filled.await;
+        fills.settled().await;
         met.met(Condition::CachesFilled);
     });
     tracing::info!("watching bindings");
-    let worked = fleet.run(ctx, &health, &stop).await;
+    let worked = fleet.run(ctx, needs, &health, &stop).await;
     drained.cancel();
     if let Some(candidate) = candidate {
         candidate.await?;

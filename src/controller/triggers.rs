@@ -11,16 +11,17 @@ use kube::{
         watcher,
     },
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    context::{Caches, Grants},
-    grants_file::GrantsFile,
-};
+use super::{context::Grants, grants_file::GrantsFile};
 use crate::{
     api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE},
-    cache::{Cache, Parts, Scope, api},
+    cache::{
+        Cache, Parts, Scope, api,
+        fill::{Progress, follow},
+    },
     telemetry::health::Health,
 };
 
@@ -37,41 +38,47 @@ pub(super) struct Triggers {
     /// One for each controller.
     pub wakes: Parts<Wake>,
     pub health: Health,
+    /// How many of the watches are refused now.
+    pub refused: Gauge,
     pub stop: CancellationToken,
 }
 
 impl Triggers {
     /// Starts the watch of Secrets in each namespace.
-    pub(super) fn secrets(&self) -> Cache<PartialObjectMeta<Secret>> {
-        let stores = self.scope.each(|namespace| {
+    pub(super) fn secrets(&self) -> (Cache<PartialObjectMeta<Secret>>, Parts<Progress>) {
+        let parts = self.scope.each(|namespace| {
             let of_our_type = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
-            let (store, touched) = watch(api(&self.client, namespace), of_our_type);
-            self.forward("the watch of Secrets", touched, |secret: PartialObjectMeta<Secret>| {
+            let name = "the watch of Secrets";
+            let (store, touched, progress) =
+                self.watch(api(&self.client, namespace), of_our_type, name, namespace);
+            self.forward(name, touched, |secret: PartialObjectMeta<Secret>| {
                 owner_of(&secret).into_iter().collect()
             });
-            store
+            (store, progress)
         });
-        Cache::of(stores)
+        let (stores, progress) = parts.unzip();
+        (Cache::of(stores), progress)
     }
 
     /// Starts the watches of grants and of namespaces, whose labels grants select by.
-    pub(super) fn grants(&self) -> Grants {
-        let (grants, touched) =
-            watch(Api::<IdTokenGrant>::all(self.client.clone()), watcher::Config::default());
+    pub(super) fn grants(&self) -> (Grants, Vec<Progress>) {
+        let (every, name) = (Api::<IdTokenGrant>::all(self.client.clone()), "the watch of grants");
+        let (grants, touched, known) = self.watch(every, watcher::Config::default(), name, None);
         let all = self.bindings.clone();
-        self.forward("the watch of grants", touched, move |_grant| concerned(&all, |_| true));
+        self.forward(name, touched, move |_grant| concerned(&all, |_| true));
         let every = Api::<PartialObjectMeta<Namespace>>::all(self.client.clone());
-        let (namespaces, touched) = watch(every, watcher::Config::default());
+        let name = "the watch of namespaces";
+        let (namespaces, touched, labelled) = self.watch(every, watcher::Config::default(), name, None);
         let all = self.bindings.clone();
         let of = move |namespace: PartialObjectMeta<Namespace>| {
             concerned(&all, |b| b.metadata.namespace == namespace.metadata.name)
         };
-        self.forward("the watch of namespaces", touched, of);
-        Grants::Watched { grants, namespaces }
+        self.forward(name, touched, of);
+        (Grants::Watched { grants, namespaces }, vec![known, labelled])
     }
 
     /// Starts to follow a file of grants.
-    pub(super) fn grants_file(&self, file: GrantsFile) -> Grants {
+    pub(super) fn grants_file(&self, file: GrantsFile) -> (Grants, Vec<Progress>) {
         let (grants, work) = file.follow(self.stop.clone());
         tokio::spawn(self.health.vital("the reading of the grants file", work));
         let changes = futures::stream::unfold(grants.clone(), async |mut grants| {
@@ -80,7 +87,30 @@ impl Triggers {
         });
         let all = self.bindings.clone();
         self.forward("the grants of the file", changes, move |()| concerned(&all, |_| true));
-        Grants::File(grants)
+        (Grants::File(grants), Vec::new())
+    }
+
+    /// A cache, the stream that fills it when somebody takes from it, and how far that is.
+    fn watch<K>(
+        &self,
+        api: Api<K>,
+        config: watcher::Config,
+        name: &'static str,
+        namespace: Option<&str>,
+    ) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + use<K>, Progress)
+    where
+        K: kube::Resource<DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let (store, writer) = store();
+        let events = reflector(writer, watcher(api, config).default_backoff());
+        let (events, progress) = follow(events, name, namespace, &self.refused);
+        (store, events.touched_objects(), progress)
     }
 
     fn forward<K: Send + 'static>(
@@ -91,11 +121,7 @@ impl Triggers {
     ) {
         let (wakes, stop) = (self.wakes.clone(), self.stop.clone());
         let refs = touched
-            .filter_map(move |item| {
-                ready(
-                    item.inspect_err(|error| tracing::warn!(%error, "{name} failed; it is tried again")).ok(),
-                )
-            })
+            .filter_map(|item| ready(item.ok()))
             .flat_map(move |object| futures::stream::iter(concerned(object)))
             .take_until(stop.cancelled_owned());
         let work = async move {
@@ -109,36 +135,6 @@ impl Triggers {
         };
         tokio::spawn(self.health.vital(name, work));
     }
-}
-
-impl Caches {
-    /// Deciding on half-filled caches would take grants for revoked and Secrets for deleted.
-    pub(super) async fn wait_until_filled(&self) -> anyhow::Result<()> {
-        self.secrets.wait_until_filled().await?;
-        if let Grants::Watched { grants, namespaces } = &self.grants {
-            grants.wait_until_ready().await?;
-            namespaces.wait_until_ready().await?;
-        }
-        Ok(())
-    }
-}
-
-/// A cache, and the stream that fills it when somebody takes from it.
-fn watch<K>(
-    api: Api<K>,
-    config: watcher::Config,
-) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
-where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
-    let (filled, writer) = store();
-    (filled, reflector(writer, watcher(api, config).default_backoff()).touched_objects())
 }
 
 /// Bindings that use the operator's own identity, and so depend on grants.

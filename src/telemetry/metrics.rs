@@ -20,6 +20,8 @@ pub struct Metrics {
     pub status_writes: Family<Write, Counter>,
     /// Whether this process leads, by Lease.
     pub leader: Family<Leader, Gauge>,
+    /// Watches that the API server refuses now.
+    pub refused_watches: Gauge,
 }
 
 /// Labels of a request for a token.
@@ -72,9 +74,15 @@ impl Metrics {
         registry.register("token_requests", "Requests for tokens to Google", token_requests.clone());
         registry.register("secret_writes", "Writes of Secrets", secret_writes.clone());
         registry.register("status_writes", "Writes of binding statuses", status_writes.clone());
+        let refused_watches = Gauge::default();
+        registry.register(
+            "refused_watches",
+            "Watches that the API server refuses now, as forbidden or not found",
+            refused_watches.clone(),
+        );
         register(registry);
         let registry = std::sync::Arc::new(root);
-        Self { registry, token_requests, secret_writes, status_writes, leader }
+        Self { registry, token_requests, secret_writes, status_writes, leader, refused_watches }
     }
 
     /// The metrics in OpenMetrics text form.
@@ -111,6 +119,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("idtoken_build_info{version=\"0.1.0\"} 1\n"), "{text}");
+        assert!(text.contains("\nidtoken_refused_watches 0\n"), "{text}");
         metrics.leader.get_or_create(&Leader { name: "lease".to_owned() }).set(1);
         let text = metrics.encode().unwrap();
         assert!(text.contains("\nleader_election_master_status{name=\"lease\"} 1\n"), "{text}");
