@@ -74,10 +74,13 @@ labels: {{- include "idtoken-operator.labels" . | nindent 2 }}
 {{- end -}}
 {{- end }}
 
-{{/* The Secret with the serving certificate: written by the webhook, or by cert-manager, or by the user; never by the chart. */}}
+{{/* The Secret with the serving certificate, written by the webhook, or by cert-manager, or by the user; never by the chart. Each has a
+Secret of its own, so that the mode can change: the type of a Secret can't, and Helm would remove the webhook's. */}}
 {{- define "idtoken-operator.tlsSecretName" -}}
 {{- if eq .Values.webhook.tls.mode "secret" -}}
 {{- .Values.webhook.tls.secretName -}}
+{{- else if eq .Values.webhook.tls.mode "certManager" -}}
+{{- include "idtoken-operator.fullname" . }}-webhook-cert
 {{- else -}}
 {{- include "idtoken-operator.fullname" . }}-webhook-tls
 {{- end -}}
