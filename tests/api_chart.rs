@@ -193,23 +193,20 @@ fn the_package_holds_what_users_need_and_no_more() {
 #[ignore = "tier api: needs Helm"]
 fn a_parent_chart_switches_it_on_and_off() {
     let parent = tempfile::tempdir().unwrap();
-    let dependency = json!({"name": "idtoken-operator", "version": "0.1.0", "condition": "idtoken-operator.enabled"});
-    let chart = json!({"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [dependency]});
+    let dependency =
+        json!({"name": "idtoken-operator", "version": "0.1.0", "condition": "idtoken-operator.enabled"});
+    let chart =
+        json!({"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [dependency]});
     std::fs::write(parent.path().join("Chart.yaml"), chart.to_string()).unwrap();
-    std::fs::create_dir(parent.path().join("charts")).unwrap();
-    std::os::unix::fs::symlink(
-        chart::directory().canonicalize().unwrap(),
-        parent.path().join("charts/idtoken-operator"),
-    )
-    .unwrap();
-    let render = |enabled: &str| {
-        let output = Command::new(helm())
-            .args(["template", "tokens", "--namespace", "idtoken-system", "--set", enabled])
-            .arg(parent.path())
-            .output()
-            .unwrap();
-        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    let helm = |arguments: &[&str]| {
+        let output = Command::new(helm()).args(arguments).current_dir(parent.path()).output().unwrap();
+        let text = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.success(), String::from_utf8(text).unwrap())
     };
+    let (ok, said) = helm(&["package", chart::directory().to_str().unwrap(), "--destination", "charts"]);
+    assert!(ok, "{said}");
+    let render =
+        |enabled| helm(&["template", "tokens", ".", "--namespace", "idtoken-system", "--set", enabled]);
     let (ok, on) = render("idtoken-operator.enabled=true");
     assert!(ok && on.contains("name: \"tokens-idtoken-operator-webhook\""), "{on}");
     let (ok, off) = render("idtoken-operator.enabled=false");
