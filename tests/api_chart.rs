@@ -191,6 +191,32 @@ fn the_package_holds_what_users_need_and_no_more() {
 
 #[test]
 #[ignore = "tier api: needs Helm"]
+fn a_parent_chart_switches_it_on_and_off() {
+    let parent = tempfile::tempdir().unwrap();
+    let dependency =
+        json!({"name": "idtoken-operator", "version": "0.1.0", "condition": "idtoken-operator.enabled"});
+    let chart =
+        json!({"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [dependency]});
+    std::fs::write(parent.path().join("Chart.yaml"), chart.to_string()).unwrap();
+    let helm = |arguments: &[&str]| {
+        let output = Command::new(helm()).args(arguments).current_dir(parent.path()).output().unwrap();
+        let text = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    let (ok, said) = helm(&["package", chart::directory().to_str().unwrap(), "--destination", "charts"]);
+    assert!(ok, "{said}");
+    let render =
+        |enabled| helm(&["template", "tokens", ".", "--namespace", "idtoken-system", "--set", enabled]);
+    let (ok, on) = render("idtoken-operator.enabled=true");
+    assert!(ok && on.contains("name: \"tokens-idtoken-operator-webhook\""), "{on}");
+    let (ok, off) = render("idtoken-operator.enabled=false");
+    assert!(ok && chart::objects(&off).unwrap().is_empty(), "{off}");
+    let (ok, said) = render("idtoken-operator.enabled=perhaps");
+    assert!(!ok && said.contains("got string, want boolean"), "{said}");
+}
+
+#[test]
+#[ignore = "tier api: needs Helm"]
 fn scoped_mode_needs_nothing_of_the_cluster_but_the_kinds_and_the_registration() {
     let case = chart::cases().unwrap().into_iter().find(|case| case.name == "namespaced").unwrap();
     let mut places = BTreeMap::<String, BTreeSet<String>>::new();

@@ -1,4 +1,5 @@
-{{/* Prefix of the names of all objects; short enough for the longest suffix (-controller-lease) within 63 characters. */}}
+{{/* Prefix of the names of all objects: short enough for the names that may have 63 characters, those of Services, of pods by their
+Deployments, and all that becomes a label's value. The longest suffix of these is -controller; others may be longer. */}}
 {{- define "idtoken-operator.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
@@ -22,14 +23,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* Labels of an object. Takes (dict "root" $ "component" "webhook"). */}}
+{{/* Labels of an object. Takes (dict "root" $ "component" "webhook"); "labels" where there are more than the common ones. */}}
 {{- define "idtoken-operator.labels" -}}
 {{- $own := include "idtoken-operator.selectorLabels" . | fromYaml -}}
 {{- $_ := set $own "app.kubernetes.io/version" .root.Chart.AppVersion -}}
 {{- $_ := set $own "app.kubernetes.io/part-of" .root.Chart.Name -}}
 {{- $_ := set $own "app.kubernetes.io/managed-by" .root.Release.Service -}}
 {{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63) -}}
-{{- merge (dict) $own .root.Values.commonLabels | toYaml -}}
+{{- merge (dict) $own (default (dict) .labels) .root.Values.commonLabels | toYaml -}}
 {{- end }}
 
 {{/* Labels of a pod: without the versions, so that a new chart alone starts no new pods. */}}
@@ -42,7 +43,7 @@ app.kubernetes.io/component: {{ .component }}
 {{/* Name, namespace and labels of an object. Takes (dict "root" $ "component" "webhook" "name" "…"); "namespace" where it is not the release's. */}}
 {{- define "idtoken-operator.metadata" -}}
 {{- include "idtoken-operator.clusterMetadata" . }}
-namespace: {{ default (include "idtoken-operator.namespace" .root) .namespace }}
+namespace: {{ default (include "idtoken-operator.namespace" .root) .namespace | quote }}
 {{- end }}
 {{- define "idtoken-operator.clusterMetadata" -}}
 name: {{ .name | quote }}
@@ -58,8 +59,8 @@ labels: {{- include "idtoken-operator.labels" . | nindent 2 }}
 {{/* The subjects of a binding of rights to a component. */}}
 {{- define "idtoken-operator.subjects" -}}
 - kind: ServiceAccount
-  name: {{ include "idtoken-operator.serviceAccountName" . }}
-  namespace: {{ include "idtoken-operator.namespace" .root }}
+  name: {{ include "idtoken-operator.serviceAccountName" . | quote }}
+  namespace: {{ include "idtoken-operator.namespace" .root | quote }}
 {{- end }}
 
 {{- define "idtoken-operator.image" -}}
@@ -74,10 +75,13 @@ labels: {{- include "idtoken-operator.labels" . | nindent 2 }}
 {{- end -}}
 {{- end }}
 
-{{/* The Secret with the serving certificate: written by the webhook, or by cert-manager, or by the user; never by the chart. */}}
+{{/* The Secret with the serving certificate, written by the webhook, or by cert-manager, or by the user; never by the chart. Each has a
+Secret of its own, so that the mode can change: the type of a Secret can't, and Helm would remove the webhook's. */}}
 {{- define "idtoken-operator.tlsSecretName" -}}
 {{- if eq .Values.webhook.tls.mode "secret" -}}
 {{- .Values.webhook.tls.secretName -}}
+{{- else if eq .Values.webhook.tls.mode "certManager" -}}
+{{- include "idtoken-operator.fullname" . }}-webhook-cert
 {{- else -}}
 {{- include "idtoken-operator.fullname" . }}-webhook-tls
 {{- end -}}
@@ -126,5 +130,16 @@ true
 {{- define "idtoken-operator.rendersPodMonitoring" -}}
 {{- if .Values.monitoring.podMonitoring.enabled -}}
 {{- include "idtoken-operator.rendersMonitor" (dict "root" . "value" "podMonitoring" "kind" "monitoring.googleapis.com/v1/PodMonitoring" "mode" .Values.monitoring.podMonitoring.renderMode) -}}
+{{- end -}}
+{{- end }}
+
+{{/* A quantity as a plain number: 0.25 of 250m, 54525952 of 52Mi; 0 where there is none. Takes (dict "of" quantity). */}}
+{{- define "idtoken-operator.quantity" -}}
+{{- $factors := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18
+      "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- if kindIs "string" .of -}}
+{{- printf "%f" (mulf (regexFind "^[0-9.]+" .of | float64) (get $factors (regexFind "[a-zA-Z]*$" .of))) -}}
+{{- else -}}
+{{- printf "%f" (float64 .of) -}}
 {{- end -}}
 {{- end }}

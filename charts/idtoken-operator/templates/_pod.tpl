@@ -157,7 +157,7 @@ apiVersion: v1
 kind: ServiceAccount
 metadata:
   name: {{ include "idtoken-operator.serviceAccountName" . | quote }}
-  namespace: {{ include "idtoken-operator.namespace" .root }}
+  namespace: {{ include "idtoken-operator.namespace" .root | quote }}
   labels: {{- include "idtoken-operator.labels" . | nindent 4 }}
   {{- with $own.serviceAccount.annotations }}
   annotations: {{- toYaml . | nindent 4 }}

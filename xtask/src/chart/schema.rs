@@ -12,7 +12,10 @@ pub(super) fn render(values: &Values) -> anyhow::Result<String> {
         "title": "Values of the idtoken-operator chart",
         "type": "object",
         "additionalProperties": false,
-        "properties": {"global": {"description": "Set by a parent chart; not used.", "type": "object"}},
+        "properties": {
+            "global": {"description": "Set by a parent chart; not used.", "type": "object"},
+            "enabled": {"description": "For the condition of a parent chart; not used.", "type": "boolean"},
+        },
         "$defs": values.definitions,
     });
     for entry in &values.entries {
@@ -84,6 +87,7 @@ mod tests {
                 "$defs": {"map": {"type": "object"}},
                 "properties": {
                     "global": {"description": "Set by a parent chart; not used.", "type": "object"},
+                    "enabled": {"description": "For the condition of a parent chart; not used.", "type": "boolean"},
                     "replicas": {"type": "integer", "minimum": 1, "default": 2, "description": "How many."},
                     "tls": {
                         "type": "object",
