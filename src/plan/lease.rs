@@ -62,8 +62,9 @@ pub fn step(lease: Option<&LeaseSpec>, identity: &str, unchanged: Duration, timi
 /// The Lease with `identity` as its holder, as of `now`.
 #[must_use]
 pub fn held(before: Option<LeaseSpec>, identity: &str, now: Timestamp, timing: &Timing) -> LeaseSpec {
-    let first = before.is_none();
     let mut lease = before.unwrap_or_default();
+    // Also where there is a Lease that nobody has held yet: the chart's is empty.
+    let first = lease.holder_identity.is_none();
     let ours = lease.holder_identity.as_deref() == Some(identity);
     if !ours {
         let terms = lease.lease_transitions.unwrap_or(0);
@@ -156,6 +157,7 @@ mod tests {
                 ..LeaseSpec::default()
             }
         );
+        assert_eq!(held(Some(LeaseSpec::default()), "a", at(100), &timing), first, "the chart's empty one");
         let renewed = held(Some(first), "a", at(102), &timing);
         assert_eq!((renewed.lease_transitions, &renewed.acquire_time), (Some(0), &Some(MicroTime(at(100)))));
         assert_eq!(renewed.renew_time, Some(MicroTime(at(102))));
