@@ -15,7 +15,7 @@ use xtask::cluster::ClusterOptions;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tier api: needs a kube-apiserver"]
-async fn it_says_whether_pods_get_their_tokens_and_why_not() {
+async fn it_says_whether_pods_get_what_they_ask_for_and_why_not() {
     let mut world = World::start(google_options(), ClusterOptions::default()).await;
     world.namespace("shop").await;
     // Every pod that is sent has to keep the strictest standard, or is refused.
@@ -45,7 +45,7 @@ async fn it_says_whether_pods_get_their_tokens_and_why_not() {
         text,
         "ok: 1/2 the API server takes an IdTokenBinding\n\
          ok: 2/2 an annotated pod gets its volume, mount and variables\n\
-         ok: pods in namespace shop get their tokens\n"
+         ok: pods in namespace shop get their volume, mount and variables\n"
     );
     let bindings = world.bindings().list(&ListParams::default()).await.unwrap();
     let pods =

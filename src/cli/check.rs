@@ -9,17 +9,22 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::process::{Retries, client};
+use super::{
+    namespaces::label,
+    process::{Retries, client},
+};
 use crate::{api::IdTokenBinding, plan::check};
 
-/// Check an installation: would an annotated pod get its token?
+/// Check an installation: would an annotated pod get its volume, mount and variables?
 ///
 /// Sends an IdTokenBinding and an annotated pod to the API server as dry runs, which change nothing, and looks at what comes
-/// back. Repeats that until it is as it should be or the time is over. Needs the right to create both in the namespace.
+/// back. Repeats that until it is as it should be or the time is over. Needs the right to create both in the namespace. Whether
+/// Google gives a token is not asked: the status of a binding says so.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Namespace to check in: one where the webhook mounts tokens, so not the operator's own
-    #[arg(long, env = "IDTOKEN_OPERATOR_NAMESPACE", value_name = "NAMESPACE")]
+    // Without the variable of the other subcommands, which holds a list.
+    #[arg(long, value_name = "NAMESPACE", value_parser = label)]
     namespace: String,
     /// How long to wait for it
     #[arg(
@@ -61,7 +66,7 @@ impl Check {
             check::judge(&self.create::<Pod>(check::pod(), check::explain_pod).await?, namespace)
         })
         .await?;
-        println!("ok: pods in namespace {namespace} get their tokens");
+        println!("ok: pods in namespace {namespace} get their volume, mount and variables");
         Ok(())
     }
 
@@ -111,3 +116,29 @@ impl Check {
 /// Longer than the API server waits for a webhook, unless its time-out was raised.
 const CALL: Duration = Duration::from_secs(12);
 const PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser};
+
+    use super::Args;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn one_namespace_is_named_and_no_list_of_another_subcommand_is_taken_for_it() {
+        let line = Line::command();
+        let flag = line.get_arguments().find(|flag| flag.get_id() == "namespace").unwrap();
+        assert_eq!(flag.get_env(), None, "an operator's environment holds a list of what it serves");
+        let parse = |value: &str| Line::try_parse_from(["check", "--namespace", value]);
+        assert_eq!(parse("shop").unwrap().args.namespace, "shop");
+        for wrong in ["shop,bank", "Shop", "", "shop/x"] {
+            let error = parse(wrong).unwrap_err().to_string();
+            assert!(error.contains("can't be the name of a namespace"), "{error}");
+        }
+    }
+}

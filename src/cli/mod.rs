@@ -1,4 +1,5 @@
-//! The command line: one file per subcommand. Every flag has an environment variable, `IDTOKEN_OPERATOR_…`.
+//! The command line: one file per subcommand. Every flag of what runs for long has an environment variable,
+//! `IDTOKEN_OPERATOR_…`.
 
 mod check;
 mod controller;

@@ -15,13 +15,18 @@ impl NamespaceArgs {
     pub(super) fn scope(&self) -> anyhow::Result<Scope> {
         let names = self.namespace.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
         for name in names.clone() {
-            anyhow::ensure!(
-                is_label(name),
-                "--namespace {name:?} can't be the name of a namespace: lower-case letters, digits and '-'"
-            );
+            label(name).map_err(|error| anyhow::anyhow!("--namespace {name:?} {error}"))?;
         }
         Ok(Scope::new(names.map(str::to_owned)))
     }
+}
+
+/// `name`, if it can be the name of a namespace.
+pub(super) fn label(name: &str) -> Result<String, &'static str> {
+    if is_label(name) {
+        return Ok(name.to_owned());
+    }
+    Err("can't be the name of a namespace: at most 63 lower-case letters, digits and '-'")
 }
 
 fn is_label(name: &str) -> bool {

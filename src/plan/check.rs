@@ -47,7 +47,7 @@ pub fn pod() -> Value {
     })
 }
 
-/// Whether [`pod`] came back with its token; else what is missing, and why that may be.
+/// Whether [`pod`] came back with its volume, mount and variables; else what is missing, and why that may be.
 pub fn judge(answer: &Pod, namespace: &str) -> Result<(), String> {
     let spec = answer.spec.as_ref();
     let volume = spec.into_iter().flat_map(|s| s.volumes.iter().flatten()).find(|v| v.name == VOLUME);
@@ -64,7 +64,7 @@ pub fn judge(answer: &Pod, namespace: &str) -> Result<(), String> {
     match missing.len() {
         0 => Ok(()),
         4 => Err(format!(
-            "an annotated pod came back without its token: the webhook was not asked for namespace {namespace}, or did not answer \
+            "an annotated pod came back as it was sent: the webhook was not asked for namespace {namespace}, or did not answer \
              under failurePolicy Ignore. Is the MutatingWebhookConfiguration installed, and is {namespace} among the namespaces that it \
              excludes (the operator's own, kube-system and the like, the chart's webhook.excludeNamespaces)?"
         )),
