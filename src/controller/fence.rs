@@ -1,12 +1,39 @@
 //! Lets only a leader act, and only as long as nobody else may have become one.
 
-use std::{future::poll_fn, pin::pin, task::Poll};
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use futures::{Stream, stream};
+use jiff::Timestamp;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+
+use crate::clock;
+
+/// A moment by two clocks: one that nobody sets, but that stands still while the machine sleeps, and one that goes on then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moment {
+    steady: Instant,
+    wall: Timestamp,
+}
+
+impl Moment {
+    /// This one.
+    pub(super) fn now() -> Self {
+        Self { steady: Instant::now(), wall: clock::now() }
+    }
+
+    /// So much later.
+    pub(super) fn after(self, time: Duration) -> Self {
+        Self { steady: self.steady + time, wall: self.wall.checked_add(time).unwrap_or(Timestamp::MAX) }
+    }
+
+    /// Whether it has come by neither clock at `now`. One that was set back says so for too long; the other one does not.
+    fn is_ahead(self, now: Self) -> bool {
+        now.steady < self.steady && now.wall < self.wall
+    }
+}
 
 /// What an election says of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,16 +43,17 @@ pub(super) enum Role {
     /// This one leads.
     Leader {
         /// Not any longer than this, unless it is renewed.
-        until: Instant,
+        until: Moment,
         /// Which of all terms.
         term: i32,
     },
 }
 
 impl Role {
-    fn term(self, now: Instant) -> Option<i32> {
+    /// Which term it is, if it leads at `now`.
+    pub(super) fn term(self, now: Moment) -> Option<i32> {
         match self {
-            Self::Leader { until, term } if now < until => Some(term),
+            Self::Leader { until, term } if until.is_ahead(now) => Some(term),
             _ => None,
         }
     }
@@ -53,7 +81,7 @@ impl Fence {
     /// The right to act now, if this is the leader.
     pub(super) fn pass(&self) -> Option<Pass> {
         let Some(role) = &self.0 else { return Some(Pass(None)) };
-        let term = role.borrow().term(Instant::now())?;
+        let term = role.borrow().term(Moment::now())?;
         Some(Pass(Some((role.clone(), term))))
     }
 
@@ -63,7 +91,7 @@ impl Fence {
         stream::unfold((self.0.clone(), None), async |(role, led)| {
             let (Some(mut role), mut led) = (role, led) else { return std::future::pending().await };
             loop {
-                let (now, seen) = (Instant::now(), *role.borrow_and_update());
+                let (now, seen) = (Moment::now(), *role.borrow_and_update());
                 // What was seen last, as of now: a renewal that came after its end is a beginning.
                 let before = led.and_then(|led: Role| led.term(now));
                 led = Some(seen);
@@ -90,7 +118,7 @@ impl Pass {
         let Some((role, term)) = self.0 else { return Some(work.await) };
         let (mut work, mut over) = (pin!(work), pin!(over(role.clone(), term)));
         poll_fn(|cx| {
-            let holds = role.borrow().term(Instant::now()) == Some(term);
+            let holds = role.borrow().term(Moment::now()) == Some(term);
             if !holds || over.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
@@ -104,7 +132,7 @@ impl Pass {
 async fn over(mut role: watch::Receiver<Role>, term: i32) {
     loop {
         let until = match *role.borrow_and_update() {
-            Role::Leader { until, term: now } if now == term && Instant::now() < until => until,
+            Role::Leader { until, term: now } if now == term && until.is_ahead(Moment::now()) => until.steady,
             _ => return,
         };
         tokio::select! {
@@ -116,12 +144,9 @@ async fn over(mut role: watch::Receiver<Role>, term: i32) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicU32, Ordering},
-        },
-        time::Duration,
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
     };
 
     use futures::StreamExt as _;
@@ -129,7 +154,13 @@ mod tests {
     use super::*;
 
     fn leader(seconds: u64, term: i32) -> Role {
-        Role::Leader { until: Instant::now() + Duration::from_secs(seconds), term }
+        Role::Leader { until: Moment::now().after(Duration::from_secs(seconds)), term }
+    }
+
+    /// A leader whose machine has slept since, past its deadline: the steady clock knows of none of it.
+    fn slept(term: i32) -> Role {
+        let until = Moment::now().after(Duration::from_secs(10));
+        Role::Leader { until: Moment { wall: clock::now(), ..until }, term }
     }
 
     /// Counts seconds for ever.
@@ -190,6 +221,31 @@ mod tests {
         wake.send(()).unwrap();
         assert_eq!(work.await, None);
         assert_eq!(done.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_came_while_the_machine_slept_has_come() {
+        let (role, watched) = watch::channel(leader(10, 1));
+        let fence = Fence::of(watched);
+        let mut terms = Box::pin(fence.terms());
+        assert_eq!(terms.next().await, Some(1));
+        let mut work = Box::pin(fence.pass().unwrap().protect(work(Arc::default())));
+        assert!(futures::poll!(&mut work).is_pending());
+        role.send_replace(slept(1));
+        assert_eq!(futures::poll!(&mut work), Poll::Ready(None));
+        assert!(fence.pass().is_none());
+        assert!(futures::poll!(terms.next()).is_pending());
+        role.send_replace(leader(10, 1));
+        assert!(fence.pass().is_some());
+        assert_eq!(futures::poll!(terms.next()), Poll::Ready(Some(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_back_prolongs_nothing() {
+        let until = Moment::now().after(Duration::from_secs(10));
+        let early = Moment { wall: until.wall - Duration::from_secs(3600), ..until };
+        assert!(!until.is_ahead(early), "the steady one has come");
+        assert!(until.is_ahead(Moment { steady: until.steady - Duration::from_millis(1), ..early }));
     }
 
     #[tokio::test(start_paused = true)]

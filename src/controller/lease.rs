@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::fence::Role;
+use super::fence::{Moment, Role};
 use crate::{
     clock,
     plan::lease::{Step, Timing, held, released, step},
@@ -82,9 +82,9 @@ impl Candidate {
     /// One look at the Lease, and whether there was an answer. Where there is none, the role is kept for as long as it was promised;
     /// after a call that hangs there is time for others.
     async fn turn(&mut self) -> bool {
-        let (sent, timing) = (Instant::now(), self.election.timing);
+        let (sent, timing) = (Moment::now(), self.election.timing);
         let answer = match timeout(timing.deadline / 4, self.attempt()).await {
-            Ok(Ok(Some(term))) => Ok(Role::Leader { until: sent + timing.deadline, term }),
+            Ok(Ok(Some(term))) => Ok(Role::Leader { until: sent.after(timing.deadline), term }),
             Ok(Ok(None)) => Ok(Role::Follower),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer in time".to_owned()),
@@ -94,7 +94,8 @@ impl Candidate {
             Ok(role) => self.assume(role),
             Err(error) => self.complain(error),
         }
-        if matches!(*self.role.borrow(), Role::Leader { until, .. } if until <= Instant::now()) {
+        let role = *self.role.borrow();
+        if self.leads() && role.term(Moment::now()).is_none() {
             tracing::error!(
                 lease = self.election.name,
                 "the Lease was not renewed in time; no longer the leader"
