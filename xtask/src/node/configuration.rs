@@ -94,8 +94,12 @@ pub(super) fn api_server(files: &Files) -> Vec<String> {
 }
 
 /// Flags of kube-controller-manager beside those of a cluster without nodes; the later one wins.
-pub(super) fn controller_manager() -> Vec<String> {
-    vec!["--controllers=*".to_owned()]
+/// It makes the directory of volume plugins, which is below /usr unless it is told another.
+pub(super) fn controller_manager(files: &Files) -> Vec<String> {
+    vec![
+        "--controllers=*".to_owned(),
+        format!("--flex-volume-plugin-dir={}", files.home().join("kubelet-plugins").display()),
+    ]
 }
 
 pub(super) fn scheduler(files: &Files) -> Vec<String> {

@@ -94,7 +94,8 @@ impl ControlPlane<'_> {
         let mut api_server = self.spawn(Tool::KubeApiserver, flags)?;
         let client = client(self.files).await?;
         while_alive(&mut api_server, wait_for("/readyz", START_LIMIT, async || ready(&client).await)).await?;
-        let flags = [arguments::controller_manager(&files), configuration::controller_manager()].concat();
+        let flags =
+            [arguments::controller_manager(&files), configuration::controller_manager(self.files)].concat();
         let mut manager = self.spawn(Tool::KubeControllerManager, flags)?;
         let scheduler = self.spawn(Tool::KubeScheduler, configuration::scheduler(self.files))?;
         let accounts: kube::Api<ServiceAccount> = kube::Api::namespaced(client, "default");
