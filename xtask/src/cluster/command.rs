@@ -83,7 +83,7 @@ async fn up(args: &UpArgs) -> anyhow::Result<()> {
         bail!(
             "the cluster {:?} is running without kube-controller-manager; end it first: cargo xtask cluster down{}",
             cluster.name(),
-            name_option(&cluster)
+            name_option(cluster.name())
         );
     }
     if cluster.is_running() {
@@ -96,7 +96,7 @@ async fn up(args: &UpArgs) -> anyhow::Result<()> {
         println!("The cluster {:?} is running.", cluster.name());
     }
     println!("  {}", export(&cluster.kubeconfig()));
-    println!("End it with: cargo xtask cluster down{}", name_option(&cluster));
+    println!("End it with: cargo xtask cluster down{}", name_option(cluster.name()));
     Ok(())
 }
 
@@ -140,7 +140,7 @@ fn env(cluster: &Detached) -> anyhow::Result<()> {
         bail!(
             "the cluster {:?} is not running; start it with: cargo xtask cluster up{}",
             cluster.name(),
-            name_option(cluster)
+            name_option(cluster.name())
         );
     }
     println!("{}", export(&cluster.kubeconfig()));
@@ -160,8 +160,9 @@ fn options(args: &UpArgs) -> ClusterOptions {
     ClusterOptions { controller_manager: args.controller_manager, ..ClusterOptions::default() }
 }
 
-fn name_option(cluster: &Detached) -> String {
-    match cluster.name() {
+/// The option that chooses `name` again, for the line that tells how to go on.
+pub(crate) fn name_option(name: &str) -> String {
+    match name {
         "default" => String::new(),
         name => format!(" --name {name}"),
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use tokio::time::{Instant, sleep};
 
 use super::arguments::{API_SERVER, CONTROLLER_MANAGER, ETCD};
@@ -37,11 +37,7 @@ impl Clusters {
 
     /// The cluster of that name, which need not exist.
     pub(super) fn named(&self, name: &str) -> anyhow::Result<Detached> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        ensure!(
-            (1..=40).contains(&name.len()) && name.chars().all(plain),
-            "the name of a cluster is 1 to 40 of a-z, 0-9 and -, not {name:?}"
-        );
+        home::require_plain("cluster", name)?;
         Ok(Detached { name: name.to_owned(), directory: self.directory.join(name) })
     }
 

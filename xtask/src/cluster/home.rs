@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 /// A cluster's directory. Removed when dropped, unless it is to be kept.
 #[derive(Debug)]
@@ -86,6 +86,16 @@ impl Drop for Home {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// Refuses a name that is not plain: it becomes that of a directory. `what` is what has the name, for the message.
+pub(crate) fn require_plain(what: &str, name: &str) -> anyhow::Result<()> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    ensure!(
+        (1..=40).contains(&name.len()) && name.chars().all(plain),
+        "the name of a {what} is 1 to 40 of a-z, 0-9 and -, not {name:?}"
+    );
+    Ok(())
 }
 
 /// The name of the administrator's kubeconfig in a cluster's directory.

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::{Node, all};
-use crate::cluster::command::export;
+use crate::cluster::command::{export, name_option};
 
 /// A real one-node Kubernetes on this machine: kubelet, containerd, kube-proxy and the control plane (needs root)
 #[derive(Debug, Args)]
@@ -67,7 +67,7 @@ fn up(node: &Node) -> anyhow::Result<()> {
         println!("The node {:?} is running.", node.name());
     }
     println!("  {}", export(&node.kubeconfig()));
-    println!("End it with: cargo xtask node down{}", name_option(node));
+    println!("End it with: cargo xtask node down{}", name_option(node.name()));
     Ok(())
 }
 
@@ -91,15 +91,8 @@ fn env(node: &Node) -> anyhow::Result<()> {
         node.is_running(),
         "the node {:?} is not running; start it with: cargo xtask node up{}",
         node.name(),
-        name_option(node)
+        name_option(node.name())
     );
     println!("{}", export(&node.kubeconfig()));
     Ok(())
-}
-
-fn name_option(node: &Node) -> String {
-    match node.name() {
-        "default" => String::new(),
-        name => format!(" --name {name}"),
-    }
 }

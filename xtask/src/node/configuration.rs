@@ -76,6 +76,11 @@ impl Files {
         self.home.join("kube-proxy.yaml")
     }
 
+    /// Takes the place of a directory below /usr that the controller manager would make.
+    pub(super) fn volume_plugins(&self) -> PathBuf {
+        self.home.join("volume-plugins")
+    }
+
     pub(super) fn resolv_conf(&self) -> PathBuf {
         self.home.join("resolv.conf")
     }
@@ -94,11 +99,10 @@ pub(super) fn api_server(files: &Files) -> Vec<String> {
 }
 
 /// Flags of kube-controller-manager beside those of a cluster without nodes; the later one wins.
-/// It makes the directory of volume plugins, which is below /usr unless it is told another.
 pub(super) fn controller_manager(files: &Files) -> Vec<String> {
     vec![
         "--controllers=*".to_owned(),
-        format!("--flex-volume-plugin-dir={}", files.home().join("kubelet-plugins").display()),
+        format!("--flex-volume-plugin-dir={}", files.volume_plugins().display()),
     ]
 }
 
@@ -184,7 +188,7 @@ pub(super) fn kubelet(files: &Files) -> Value {
         "resolvConf": files.resolv_conf(),
         "maxPods": 250,
         "registerNode": true,
-        "volumePluginDir": files.home().join("kubelet-plugins"),
+        "volumePluginDir": files.volume_plugins(),
     })
 }
 

@@ -24,7 +24,7 @@ mod worker;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
 use crate::cluster::home::{self, COMPLETE, Home};
 use crate::image::Archive;
@@ -49,11 +49,7 @@ pub struct Node {
 impl Node {
     /// The node of that name, which need not exist.
     pub fn named(name: &str) -> anyhow::Result<Self> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        ensure!(
-            (1..=40).contains(&name.len()) && name.chars().all(plain),
-            "the name of a node is 1 to 40 of a-z, 0-9 and -, not {name:?}"
-        );
+        home::require_plain("node", name)?;
         Ok(Self { name: name.to_owned(), files: Files::new(&nodes_directory()?.join(name)) })
     }
 

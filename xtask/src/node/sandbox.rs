@@ -51,18 +51,21 @@ impl Sandbox {
 
     /// A program of the node, run in its namespaces with the node's directory as working directory.
     pub(super) fn program(&self, files: &Files, path: &Path) -> Program {
-        Program::new("nsenter")
-            .args(["--target", &self.pid.to_string(), "--mount", "--net", "--pid", "--", "env"])
-            .arg(format!("--chdir={}", files.home().display()))
-            .arg(path)
-            .detached()
+        Program::new("nsenter").args(self.entry(files)).arg(path).detached()
+    }
+
+    /// What nsenter is told before the program.
+    fn entry(&self, files: &Files) -> [String; 8] {
+        let directory = format!("--chdir={}", files.home().display());
+        let [target, mount, net, pid, end, env] =
+            ["--target", "--mount", "--net", "--pid", "--", "env"].map(str::to_owned);
+        [target, self.pid.to_string(), mount, net, pid, end, env, directory]
     }
 
     /// Runs a program of the node to its end; the error has what it said.
     pub(super) fn run(&self, files: &Files, command: &[&OsStr]) -> anyhow::Result<()> {
         let output = Command::new("nsenter")
-            .args(["--target", &self.pid.to_string(), "--mount", "--net", "--pid", "--", "env"])
-            .arg(format!("--chdir={}", files.home().display()))
+            .args(self.entry(files))
             .args(command)
             .stdin(Stdio::null())
             .output()
@@ -73,7 +76,7 @@ impl Sandbox {
 
     /// Moves this thread, and those that it starts from now on, into the node's network.
     pub(super) fn enter_network(&self) -> anyhow::Result<()> {
-        let network = File::open(format!("/proc/{}/ns/net", self.pid))?;
+        let network = File::open(self.network())?;
         move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
             .context("cannot enter the node's network (that takes root)")
     }
