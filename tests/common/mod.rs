@@ -15,7 +15,6 @@ pub mod leaks;
 use std::{
     collections::BTreeMap,
     io::Write as _,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -505,7 +504,7 @@ pub fn claims(token: &str) -> Value {
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    xtask::port::free().unwrap()
 }
 
 /// A plain GET, the whole answer as text.

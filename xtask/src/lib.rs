@@ -9,6 +9,7 @@ pub mod google;
 pub mod image;
 pub mod node;
 pub mod packages;
+pub mod port;
 pub mod process;
 pub mod progress;
 pub mod test;

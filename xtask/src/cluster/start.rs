@@ -1,6 +1,5 @@
 //! The start of a cluster: certificates, etcd, the API server, and the controller manager if asked for.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::certificates::{self, Authority};
 use super::home::Home;
 use super::kubeconfig::{self, Access, Identity, write_private};
 use super::{Cluster, ClusterOptions, DEFAULT_ISSUER};
+use crate::port;
 use crate::process::{Process, Program, wait_for};
 use crate::tools::{Tool, Tools};
 
@@ -76,12 +76,12 @@ impl Start {
     /// Between finding a free port and using it somebody else may take it: then another one is tried.
     async fn api_server(&self) -> anyhow::Result<(Process, Access, kube::Config)> {
         for _ in 1..PORT_ATTEMPTS {
-            match self.api_server_on(free_port()?).await {
+            match self.api_server_on(port::free()?).await {
                 Err(error) if format!("{error:#}").contains("address already in use") => {}
                 result => return result,
             }
         }
-        self.api_server_on(free_port()?).await
+        self.api_server_on(port::free()?).await
     }
 
     async fn api_server_on(&self, port: u16) -> anyhow::Result<(Process, Access, kube::Config)> {
@@ -158,12 +158,6 @@ pub(crate) async fn ready(client: &kube::Client) -> anyhow::Result<()> {
         bail!("it answers {answer}");
     }
     Ok(())
-}
-
-/// A port of loopback that is free now.
-pub(crate) fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?.port())
 }
 
 const START_LIMIT: Duration = Duration::from_secs(60);

@@ -1,6 +1,5 @@
 //! The controller and the webhook, run as processes with the rights and the arguments that the chart gives them.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use hyper_util::rt::TokioExecutor;
 
 use super::chart::{Chart, NAMESPACE, RELEASE};
 use super::ground::Ground;
+use crate::port;
 use crate::process::{Process, Program, tail, wait_for};
 
 /// Free ports of the loopback.
@@ -29,20 +29,9 @@ struct Telemetry {
 }
 
 impl Ports {
-    /// All at once, so that they differ.
     pub(super) fn free() -> anyhow::Result<Self> {
-        let mut listeners = Vec::new();
-        let mut next = || -> anyhow::Result<u16> {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-            let port = listener.local_addr()?.port();
-            listeners.push(listener);
-            Ok(port)
-        };
-        Ok(Self {
-            webhook: next()?,
-            controller: Telemetry { health: next()?, metrics: next()? },
-            webhook_telemetry: Telemetry { health: next()?, metrics: next()? },
-        })
+        let telemetry = || anyhow::Ok(Telemetry { health: port::free()?, metrics: port::free()? });
+        Ok(Self { webhook: port::free()?, controller: telemetry()?, webhook_telemetry: telemetry()? })
     }
 }
 

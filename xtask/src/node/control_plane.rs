@@ -12,8 +12,9 @@ use super::sandbox::Sandbox;
 use crate::cluster::arguments;
 use crate::cluster::certificates::Authority;
 use crate::cluster::kubeconfig::{self, Access, Identity, write_private};
-use crate::cluster::start::{SERVER_NAMES, free_port, ready, while_alive, write_certificates};
+use crate::cluster::start::{SERVER_NAMES, ready, while_alive, write_certificates};
 use crate::cluster::{ClusterOptions, DEFAULT_ISSUER};
+use crate::port;
 use crate::process::{Process, Program, wait_for};
 use crate::tools::{Tool, Tools};
 
@@ -63,7 +64,7 @@ impl ControlPlane<'_> {
         let names: Vec<&str> = SERVER_NAMES.into_iter().chain([NODE_ADDRESS]).collect();
         write_certificates(&files, &authority, &names)?;
         let access = Access { server: format!("https://127.0.0.1:{API_PORT}"), authority: authority.pem() };
-        let outside = Access { server: format!("https://127.0.0.1:{}", free_port()?), ..access.clone() };
+        let outside = Access { server: format!("https://127.0.0.1:{}", port::free()?), ..access.clone() };
         let node = format!("system:node:{NODE_NAME}");
         let administrator = Identity::Certificate(authority.client("administrator", &["system:masters"])?);
         kubeconfig::write(&self.files.outer_kubeconfig(), &outside, "administrator", &administrator)?;
