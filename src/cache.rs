@@ -79,6 +79,14 @@ impl<T> Parts<T> {
     }
 }
 
+impl<A> Parts<A> {
+    /// Each together with the one that `other` has for the same namespace; both are of one scope.
+    #[must_use]
+    pub fn zip<B>(self, other: Parts<B>) -> Parts<(A, B)> {
+        Parts(self.0.into_iter().zip(other.0).map(|((name, a), (_, b))| (name, (a, b))).collect())
+    }
+}
+
 impl<A, B> Parts<(A, B)> {
     /// Pairs taken apart.
     #[must_use]

@@ -44,3 +44,12 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 /// Annotation of Kubernetes and GKE on a ServiceAccount: the Google service account it stands for.
 pub const GKE_SERVICE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
+
+/// Annotation of GKE on a ServiceAccount: `true` makes the metadata server name its federated principal in place of an e-mail.
+pub const GKE_PRINCIPAL: &str = "iam.gke.io/return-principal-id-as-email";
+
+/// Label on a Secret: `true` lets bindings of its namespace use it as a credential.
+pub const CREDENTIAL: &str = "idtoken.dev/credential";
+
+/// On our Secret: lower-case hex SHA-256 that changes with the credential that the token in it was got by.
+pub const CREDENTIAL_HASH: &str = "idtoken.dev/credential-hash";

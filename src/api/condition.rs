@@ -59,7 +59,13 @@ pub enum Reason {
     CredentialsNotAllowed,
     /// A direct federated principal has no Google-signed ID token: a Google service account is needed.
     NoServiceAccountForIdToken,
-    /// This version does not implement the chosen source yet.
+    /// Google refused the credential itself: password, user, refresh token or API key. It is not tried again before it changes.
+    CredentialsRefused,
+    /// The Kubernetes ServiceAccount names no Google service account, and neither does the spec.
+    ServiceAccountNotAnnotated,
+    /// The subject of the Kubernetes token is longer than the 127 bytes that workload identity federation takes.
+    SubjectTooLong,
+    /// This installation does not serve the chosen source.
     Unsupported,
     /// `spec.suspend` is true: nothing is minted or written.
     Suspended,
@@ -67,7 +73,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::TokenFresh,
         Self::Pending,
         Self::InvalidSpec,
@@ -82,6 +88,9 @@ impl Reason {
         Self::CredentialsNotFound,
         Self::CredentialsNotAllowed,
         Self::NoServiceAccountForIdToken,
+        Self::CredentialsRefused,
+        Self::ServiceAccountNotAnnotated,
+        Self::SubjectTooLong,
         Self::Unsupported,
         Self::Suspended,
     ];
@@ -104,6 +113,9 @@ impl Reason {
             Self::CredentialsNotFound => "CredentialsNotFound",
             Self::CredentialsNotAllowed => "CredentialsNotAllowed",
             Self::NoServiceAccountForIdToken => "NoServiceAccountForIdToken",
+            Self::CredentialsRefused => "CredentialsRefused",
+            Self::ServiceAccountNotAnnotated => "ServiceAccountNotAnnotated",
+            Self::SubjectTooLong => "SubjectTooLong",
             Self::Unsupported => "Unsupported",
             Self::Suspended => "Suspended",
         }
@@ -113,13 +125,17 @@ impl Reason {
     #[must_use]
     pub fn stalls(self) -> Option<Stall> {
         match self {
-            Self::InvalidSpec | Self::SecretConflict | Self::SelfImpersonation | Self::Unsupported => {
-                Some(Stall::AtOnce)
-            }
+            Self::InvalidSpec
+            | Self::SecretConflict
+            | Self::SelfImpersonation
+            | Self::CredentialsRefused
+            | Self::Unsupported => Some(Stall::AtOnce),
             Self::NotGranted
             | Self::SourceDenied
             | Self::CredentialsNotFound
             | Self::CredentialsNotAllowed
+            | Self::ServiceAccountNotAnnotated
+            | Self::SubjectTooLong
             | Self::NoServiceAccountForIdToken => Some(Stall::AfterTenMinutes),
             Self::TokenFresh
             | Self::Pending

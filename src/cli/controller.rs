@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// namespaces are watched, so that together with --namespace Roles are enough
     #[arg(long, env = "IDTOKEN_OPERATOR_GRANTS_FILE", value_name = "FILE")]
     grants_file: Option<PathBuf>,
+    /// Serve bindings whose source is a Kubernetes ServiceAccount. Needs the right to watch ServiceAccounts and to make tokens for them
+    #[arg(long, env = "IDTOKEN_OPERATOR_KUBERNETES_SERVICE_ACCOUNTS")]
+    kubernetes_service_accounts: bool,
     /// Refuse tokens whose signature can't be checked because the issuer's keys can't be fetched
     #[arg(long, env = "IDTOKEN_OPERATOR_REQUIRE_SIGNATURE")]
     require_signature: bool,
@@ -71,7 +74,7 @@ struct ElectionArgs {
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let endpoints = args.endpoints.endpoints()?;
-    let jwks = args.endpoints.jwks()?;
+    let keys = args.endpoints.key_urls()?;
     let scope = args.namespaces.scope()?;
     let grants = match args.grants_file.filter(|path| !path.as_os_str().is_empty()) {
         Some(path) => Some(GrantsFile::open(path).await?),
@@ -93,10 +96,12 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
     );
     let parts = Parts {
         minter: Minter::new(&http, &endpoints, operator),
-        verifier: Verifier::new(Jwks::new(http, jwks), args.require_signature),
+        verifier: Verifier::new(Jwks::new(http, keys), args.require_signature),
         metrics,
     };
-    controller::run(client, Settings { scope, grants, election }, parts, health, stop).await
+    let kubernetes_service_accounts = args.kubernetes_service_accounts;
+    let settings = Settings { scope, grants, kubernetes_service_accounts, election };
+    controller::run(client, settings, parts, health, stop).await
 }
 
 impl ElectionArgs {

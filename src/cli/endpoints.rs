@@ -1,17 +1,19 @@
 //! Flags that say where Google's APIs are.
 
-use http::Uri;
+use anyhow::ensure;
 
 use crate::{
-    token::endpoints::{Endpoints, parse},
-    verify::GOOGLE_ISSUERS,
+    token::endpoints::{ClusterPool, Endpoints, PUBLIC_UNIVERSE, parse},
+    verify::jwks::KeyUrls,
 };
 
 /// Where Google's APIs are: for tests, private access and other universes.
 #[derive(Debug, clap::Args)]
-#[allow(clippy::struct_field_names)] // the fields are the flags
 #[command(next_help_heading = "Google's endpoints")]
 pub(super) struct EndpointArgs {
+    /// Domain of the universe of Google's whose APIs are called. The endpoints below that are not given are of this universe
+    #[arg(long, env = "IDTOKEN_OPERATOR_UNIVERSE_DOMAIN", value_name = "DOMAIN", default_value = PUBLIC_UNIVERSE)]
+    universe_domain: String,
     /// Origin of the metadata server
     #[arg(
         long,
@@ -20,75 +22,222 @@ pub(super) struct EndpointArgs {
         default_value = "http://metadata.google.internal"
     )]
     metadata_url: String,
-    /// Origin of the IAM Credentials API
-    #[arg(
-        long,
-        env = "IDTOKEN_OPERATOR_IAM_CREDENTIALS_URL",
-        value_name = "URL",
-        default_value = "https://iamcredentials.googleapis.com"
-    )]
-    iam_credentials_url: String,
-    /// Whole URL of the OAuth token endpoint
-    #[arg(
-        long,
-        env = "IDTOKEN_OPERATOR_OAUTH_TOKEN_URL",
-        value_name = "URL",
-        default_value = "https://oauth2.googleapis.com/token"
-    )]
-    oauth_token_url: String,
-    /// Where an issuer publishes its keys; repeatable. The entry of https://accounts.google.com serves both forms of
-    /// Google's issuer
-    #[arg(
-        long,
-        env = "IDTOKEN_OPERATOR_JWKS_URL",
-        value_name = "ISSUER=URL",
-        value_delimiter = ',',
-        default_value = "https://accounts.google.com=https://www.googleapis.com/oauth2/v3/certs"
-    )]
+    /// Origin of the IAM Credentials API [default: `https://iamcredentials.googleapis.com`]
+    #[arg(long, env = "IDTOKEN_OPERATOR_IAM_CREDENTIALS_URL", value_name = "URL")]
+    iam_credentials_url: Option<String>,
+    /// Origin of the Security Token Service [default: `https://sts.googleapis.com`]
+    #[arg(long, env = "IDTOKEN_OPERATOR_STS_URL", value_name = "URL")]
+    sts_url: Option<String>,
+    /// Origin of Identity Platform's sign-in [default: `https://identitytoolkit.googleapis.com`]
+    #[arg(long, env = "IDTOKEN_OPERATOR_IDENTITY_TOOLKIT_URL", value_name = "URL")]
+    identity_toolkit_url: Option<String>,
+    /// Origin of Identity Platform's refresh [default: `https://securetoken.googleapis.com`]
+    #[arg(long, env = "IDTOKEN_OPERATOR_SECURE_TOKEN_URL", value_name = "URL")]
+    secure_token_url: Option<String>,
+    /// Whole URL of the OAuth token endpoint [default: `https://oauth2.googleapis.com/token`]
+    #[arg(long, env = "IDTOKEN_OPERATOR_OAUTH_TOKEN_URL", value_name = "URL")]
+    oauth_token_url: Option<String>,
+    /// Where an issuer publishes its keys; repeatable. ISSUER is `https://accounts.google.com` (both forms of Google's issuer),
+    /// `https://securetoken.google.com` (Identity Platform, every project) or gserviceaccount.com (service accounts; URL with
+    /// {email})
+    #[arg(long, env = "IDTOKEN_OPERATOR_JWKS_URL", value_name = "ISSUER=URL", value_delimiter = ',')]
     jwks_url: Vec<String>,
+    /// Workload identity pool of this GKE cluster, `PROJECT_ID.svc.id.goog`; together with --identity-provider. Not given: both
+    /// are found out from the metadata server
+    #[arg(long, env = "IDTOKEN_OPERATOR_WORKLOAD_POOL", value_name = "POOL", requires = "identity_provider")]
+    workload_pool: Option<String>,
+    /// This GKE cluster as identity provider of its pool, `https://container.googleapis.com/v1/projects/PROJECT_ID/locations/LOCATION/clusters/CLUSTER`
+    #[arg(long, env = "IDTOKEN_OPERATOR_IDENTITY_PROVIDER", value_name = "URL", requires = "workload_pool")]
+    identity_provider: Option<String>,
 }
 
 impl EndpointArgs {
     /// Parses the addresses of the APIs.
     pub(super) fn endpoints(&self) -> anyhow::Result<Endpoints> {
-        let uri = |flag, text, plain| parse(flag, text, plain).map_err(anyhow::Error::msg);
+        let universe = self.universe()?;
+        let of = |flag: &str, given: &Option<String>, host: &str, path: &str| {
+            let text = given.clone().unwrap_or_else(|| format!("https://{host}.{universe}{path}"));
+            parse(flag, &text, false).map_err(anyhow::Error::msg)
+        };
         Ok(Endpoints {
-            metadata: uri("--metadata-url", &self.metadata_url, true)?,
-            iam_credentials: uri("--iam-credentials-url", &self.iam_credentials_url, false)?,
-            oauth_token: uri("--oauth-token-url", &self.oauth_token_url, false)?,
+            metadata: parse("--metadata-url", &self.metadata_url, true).map_err(anyhow::Error::msg)?,
+            iam_credentials: of("--iam-credentials-url", &self.iam_credentials_url, "iamcredentials", "")?,
+            sts: of("--sts-url", &self.sts_url, "sts", "")?,
+            identity_toolkit: of(
+                "--identity-toolkit-url",
+                &self.identity_toolkit_url,
+                "identitytoolkit",
+                "",
+            )?,
+            secure_token: of("--secure-token-url", &self.secure_token_url, "securetoken", "")?,
+            oauth_token: of("--oauth-token-url", &self.oauth_token_url, "oauth2", "/token")?,
+            cluster_pool: self.cluster_pool()?,
+            universe: universe.to_owned(),
         })
     }
 
-    /// Issuers and where their keys are.
-    pub(super) fn jwks(&self) -> anyhow::Result<Vec<(String, Uri)>> {
-        let urls: Vec<_> = self.jwks_url.iter().map(|pair| jwks(pair)).collect::<anyhow::Result<_>>()?;
-        let google = GOOGLE_ISSUERS[0];
-        anyhow::ensure!(
-            urls.iter().any(|(issuer, _)| issuer == google),
-            "--jwks-url has no entry for {google}: tokens from Google could not be verified"
-        );
+    /// Where keys are published.
+    pub(super) fn key_urls(&self) -> anyhow::Result<KeyUrls> {
+        let universe = self.universe()?;
+        let www = |path: &str| format!("https://www.{universe}{path}");
+        let mut urls = KeyUrls {
+            google: www("/oauth2/v3/certs").parse()?,
+            identity_platform: www("/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com")
+                .parse()?,
+            service_account: www("/service_accounts/v1/jwk/{email}"),
+        };
+        for pair in &self.jwks_url {
+            let (issuer, url) = jwks(pair)?;
+            let uri = |text: &str| parse("--jwks-url", text, false).map_err(anyhow::Error::msg);
+            match issuer {
+                "https://accounts.google.com" => urls.google = uri(&url)?,
+                "https://securetoken.google.com" => urls.identity_platform = uri(&url)?,
+                "gserviceaccount.com" => {
+                    ensure!(
+                        url.contains("{email}"),
+                        "--jwks-url {pair:?} is not valid: write {{email}} where the address belongs"
+                    );
+                    uri(&url.replace("{email}", "email"))?;
+                    urls.service_account = url;
+                }
+                _ => anyhow::bail!(
+                    "--jwks-url {pair:?} is not valid: tokens come from https://accounts.google.com, https://securetoken.google.com and gserviceaccount.com"
+                ),
+            }
+        }
         Ok(urls)
+    }
+
+    fn universe(&self) -> anyhow::Result<&str> {
+        let domain = self.universe_domain.as_str();
+        let label = |label: &str| {
+            !label.is_empty()
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        ensure!(
+            domain.contains('.') && domain.split('.').all(label),
+            "--universe-domain {domain:?} is not valid: write a domain such as {PUBLIC_UNIVERSE}"
+        );
+        Ok(domain)
+    }
+
+    fn cluster_pool(&self) -> anyhow::Result<Option<ClusterPool>> {
+        let (Some(pool), Some(provider)) = (&self.workload_pool, &self.identity_provider) else {
+            return Ok(None);
+        };
+        ensure!(
+            pool.strip_suffix(".svc.id.goog").is_some_and(|project| !project.is_empty()),
+            "--workload-pool {pool:?} is not valid: write PROJECT_ID.svc.id.goog"
+        );
+        parse("--identity-provider", provider, false).map_err(anyhow::Error::msg)?;
+        Ok(Some(ClusterPool { pool: pool.clone(), provider: provider.clone() }))
     }
 }
 
-fn jwks(pair: &str) -> anyhow::Result<(String, Uri)> {
-    let (issuer, url) = pair
+fn jwks(pair: &str) -> anyhow::Result<(&str, String)> {
+    let (issuer, rest) = pair
         .split_once("=http")
-        .map(|(issuer, rest)| (issuer, format!("http{rest}")))
         .ok_or_else(|| anyhow::anyhow!("--jwks-url {pair:?} is not valid: write ISSUER=https://…"))?;
-    Ok((issuer.to_owned(), parse("--jwks-url", &url, false).map_err(anyhow::Error::msg)?))
+    Ok((issuer, format!("http{rest}")))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::jwks;
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        endpoints: EndpointArgs,
+    }
+
+    fn flags(flags: &[&str]) -> EndpointArgs {
+        Flags::try_parse_from(std::iter::once(&"x").chain(flags)).unwrap().endpoints
+    }
 
     #[test]
-    fn an_issuer_may_itself_be_a_url() {
-        let (issuer, url) = jwks("https://accounts.google.com=http://127.0.0.1:9/oauth2/v3/certs").unwrap();
-        assert_eq!(issuer, "https://accounts.google.com");
-        assert_eq!(url.to_string(), "http://127.0.0.1:9/oauth2/v3/certs");
-        assert!(jwks("https://accounts.google.com").is_err());
-        assert!(jwks("https://accounts.google.com=http://evil.com/certs").is_err());
+    fn without_flags_google_is_called() {
+        let endpoints = flags(&[]).endpoints().unwrap();
+        let Endpoints {
+            universe,
+            cluster_pool,
+            sts,
+            identity_toolkit,
+            secure_token,
+            metadata,
+            iam_credentials,
+            oauth_token,
+        } = endpoints;
+        assert_eq!((universe.as_str(), cluster_pool), ("googleapis.com", None));
+        let urls = [metadata, iam_credentials, sts, identity_toolkit, secure_token, oauth_token]
+            .map(|u| u.to_string());
+        assert_eq!(
+            urls,
+            [
+                "http://metadata.google.internal/",
+                "https://iamcredentials.googleapis.com/",
+                "https://sts.googleapis.com/",
+                "https://identitytoolkit.googleapis.com/",
+                "https://securetoken.googleapis.com/",
+                "https://oauth2.googleapis.com/token",
+            ]
+        );
+        let keys = flags(&[]).key_urls().unwrap();
+        assert_eq!(keys.google.to_string(), "https://www.googleapis.com/oauth2/v3/certs");
+        assert_eq!(keys.service_account, "https://www.googleapis.com/service_accounts/v1/jwk/{email}");
+        assert_eq!(
+            keys.identity_platform.to_string(),
+            "https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com"
+        );
+    }
+
+    #[test]
+    fn another_universe_has_its_own_endpoints_but_for_those_given() {
+        let flags = flags(&["--universe-domain=s3nsapis.fr", "--sts-url=https://sts.example.com"]);
+        let endpoints = flags.endpoints().unwrap();
+        assert_eq!(endpoints.iam_credentials.to_string(), "https://iamcredentials.s3nsapis.fr/");
+        assert_eq!(endpoints.sts.to_string(), "https://sts.example.com/");
+        for bad in ["", "x", "a..b", "https://x.y", "A.b"] {
+            let flags = super::tests::flags(&[&format!("--universe-domain={bad}")]);
+            assert!(flags.endpoints().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_replaced_issuer_by_issuer() {
+        let flags = flags(&[
+            "--jwks-url=https://accounts.google.com=http://127.0.0.1:9/certs,gserviceaccount.com=http://127.0.0.1:9/jwk/{email}",
+        ]);
+        let keys = flags.key_urls().unwrap();
+        assert_eq!(keys.google.to_string(), "http://127.0.0.1:9/certs");
+        assert_eq!(keys.service_account, "http://127.0.0.1:9/jwk/{email}");
+        assert!(keys.identity_platform.to_string().starts_with("https://www.googleapis.com/"));
+        for bad in [
+            "https://accounts.google.com",
+            "https://accounts.google.com=http://evil.com/certs",
+            "https://evil.com=https://evil.com/certs",
+            "gserviceaccount.com=https://www.googleapis.com/jwk",
+            "gserviceaccount.com=http://evil.com/{email}",
+        ] {
+            assert!(super::tests::flags(&[&format!("--jwks-url={bad}")]).key_urls().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_clusters_pool_is_given_whole_or_not_at_all() {
+        assert!(Flags::try_parse_from(["x", "--workload-pool=p.svc.id.goog"]).is_err());
+        let provider =
+            "--identity-provider=https://container.googleapis.com/v1/projects/p/locations/l/clusters/c";
+        let given = flags(&["--workload-pool=p.svc.id.goog", provider]).endpoints().unwrap();
+        assert_eq!(
+            given.cluster_pool,
+            Some(ClusterPool {
+                pool: "p.svc.id.goog".to_owned(),
+                provider: "https://container.googleapis.com/v1/projects/p/locations/l/clusters/c".to_owned(),
+            })
+        );
+        assert!(flags(&["--workload-pool=p", provider]).endpoints().is_err());
     }
 }

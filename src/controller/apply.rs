@@ -3,20 +3,21 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{context::Context, expectation, memory::Entry, secrets, status::status};
+use super::{
+    context::Context, credentials::InCluster, memory::Entry, obtain::obtain, secrets, status::status,
+};
 use crate::{
     api::{IdTokenBinding, Reason},
     clock,
     plan::{
         Attempts, Pause, Problem, Retry,
-        decide::{Decision, Facts, attempt_key, is_worth_writing, refuse_self},
-        refresh::{Lifetime, ask_again_at, refresh_at, retry_at},
-        secret::{Observed, Ours, Owner, Record, conflict, desired, observe, sha256_hex},
-        validate::{Source, Wanted},
+        decide::{Decision, Facts, attempt_key, is_worth_writing},
+        refresh::{ask_again_at, refresh_at, retry_at},
+        secret::{Observed, Ours, Owner, Record, conflict, desired, observe},
+        validate::Wanted,
     },
     telemetry::metrics::{TokenRequest, Write},
     token::RawToken,
-    verify::claims::EmailRule,
 };
 
 /// What came of a visit.
@@ -48,6 +49,7 @@ pub(super) async fn apply(
     entry: &mut Entry,
 ) -> Outcome {
     let secret = facts.secret.clone();
+    let key = attempt_key(wanted, facts.credential.as_deref());
     match decision {
         Decision::Rest => Outcome { secret, problem: None, next: None },
         Decision::Keep { next } => {
@@ -72,17 +74,17 @@ pub(super) async fn apply(
                     let mut next = life.map(|life| refresh_at(life, wanted.refresh_percent, &owner.uid));
                     if let Some(life) = life.filter(|_| next.is_some_and(|next| next <= now)) {
                         // Due as soon as it is there: our clock is fast, or the source hands out old tokens.
-                        next = Some(ask_later(entry, wanted, owner, life.expires, now));
+                        next = Some(ask_later(entry, &key, owner, life.expires, now));
                     }
                     Outcome { secret: Observed::Ours(ours), problem: None, next }
                 }
                 Ok(Minted::Same(expires)) => {
                     entry.attempts = None;
-                    let next = ask_later(entry, wanted, owner, expires, clock::now());
+                    let next = ask_later(entry, &key, owner, expires, clock::now());
                     Outcome { secret, problem: None, next: Some(next) }
                 }
                 Err(failed) => {
-                    let next = note_failure(entry, wanted, owner, &failed.problem);
+                    let next = note_failure(entry, key, owner, &failed.problem);
                     Outcome { secret: failed.secret.unwrap_or(secret), problem: Some(failed.problem), next }
                 }
             }
@@ -91,15 +93,9 @@ pub(super) async fn apply(
 }
 
 /// Notes that the source is not to be asked again for a while, and says until when.
-fn ask_later(
-    entry: &mut Entry,
-    wanted: &Wanted,
-    owner: &Owner,
-    expires: Timestamp,
-    now: Timestamp,
-) -> Timestamp {
+fn ask_later(entry: &mut Entry, key: &str, owner: &Owner, expires: Timestamp, now: Timestamp) -> Timestamp {
     let until = ask_again_at(now, expires, &owner.uid);
-    entry.ask_again = Some(Pause { key: attempt_key(wanted), noted_at: now, until });
+    entry.ask_again = Some(Pause { key: key.to_owned(), noted_at: now, until });
     until
 }
 
@@ -157,7 +153,10 @@ async fn first_seen_then_mint(
 }
 
 async fn mint(ctx: &Context, owner: &Owner, wanted: &Wanted, facts: &Facts) -> Result<Minted, Failed> {
-    let obtained = obtain(ctx, owner, wanted).await;
+    let credentials = InCluster::new(ctx, owner);
+    // The grant may have gone since the decision.
+    let authorise = || ctx.authorise(owner, wanted);
+    let obtained = obtain(&ctx.minter, &ctx.verifier, wanted, &credentials, authorise).await;
     let result = obtained.as_ref().map_or_else(|p| p.reason, |_| Reason::TokenFresh).as_str();
     ctx.metrics.token_requests.get_or_create(&TokenRequest { source: wanted.source.label(), result }).inc();
     let (token, record) = obtained?;
@@ -167,35 +166,6 @@ async fn mint(ctx: &Context, owner: &Owner, wanted: &Wanted, facts: &Facts) -> R
         return Ok(Minted::Same(current.life.expires));
     }
     publish(ctx, owner, wanted, &record, &token, facts.secret.clone()).await
-}
-
-/// Asks the source and verifies its answer.
-async fn obtain(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Result<(RawToken, Record), Problem> {
-    if let Source::Impersonation { .. } = wanted.source {
-        let operator = ctx.minter.operator().email().await?;
-        refuse_self(&wanted.source, &operator)?;
-    }
-    let identity = ctx.minter.identity(&wanted.source).await?;
-    // The grant may have gone since the decision.
-    ctx.authorise(owner, wanted)?;
-    let token = ctx.minter.mint(&wanted.source, &wanted.audience).await?;
-    let expected = expectation(wanted, EmailRule::Exactly(&identity));
-    let checked = ctx.verifier.verify(token.expose(), &expected, clock::now()).await.map_err(|why| {
-        Problem::transient(
-            Reason::TokenRejected,
-            format!("{}: {why}; it was not published", wanted.source.label()),
-        )
-    })?;
-    let record = Record {
-        issuer: checked.verified.issuer,
-        identity: checked.verified.email,
-        life: Lifetime { issued: checked.verified.issued, expires: checked.verified.expires },
-        spec_hash: wanted.spec_hash.clone(),
-        token_sha256: sha256_hex(token.expose().as_bytes()),
-        refresh_handled: wanted.refresh_requested.clone(),
-        signature_checked: checked.signature_checked,
-    };
-    Ok((token, record))
 }
 
 /// Writes `token` over exactly the Secret that was observed. Where it is another by now, looks again, twice at most.
@@ -270,12 +240,12 @@ fn write_failed(error: &secrets::Error) -> Problem {
     }
 }
 
-fn note_failure(entry: &mut Entry, wanted: &Wanted, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
-    let (key, now) = (attempt_key(wanted), clock::now());
+fn note_failure(entry: &mut Entry, key: String, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
+    let now = clock::now();
     let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
     let failures = earlier.saturating_add(1);
     let until = retry_at(now, problem.retry, failures, &owner.uid)?;
     let pause = Pause { key, noted_at: now, until };
     entry.attempts = Some(Attempts { failures, pause, problem: problem.clone() });
-    Some(until)
+    Some(until).filter(|until| *until < Timestamp::MAX)
 }

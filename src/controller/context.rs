@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Client,
     core::PartialObjectMeta,
@@ -12,10 +12,9 @@ use kube::{
     },
 };
 
-use super::{fence::Fence, grants_file::Current, memory::Memory};
+use super::{fence::Fence, grants_file::Current, memory::Memory, triggers::Namespaced};
 use crate::{
     api::IdTokenGrant,
-    cache::Cache,
     plan::{Problem, grant, secret::Owner, validate::Wanted},
     telemetry::metrics::Metrics,
     token::mint::Minter,
@@ -36,10 +35,9 @@ pub(super) struct Context {
 }
 
 /// Filled by watches.
-#[derive(Clone)]
 pub(super) struct Caches {
-    /// Our Secrets, metadata only: no token is held.
-    pub secrets: Cache<PartialObjectMeta<Secret>>,
+    /// Metadata only: no token and no credential is held.
+    pub namespaced: Namespaced,
     pub grants: Grants,
 }
 

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
 
-use super::{context::Context, expectation, memory::Entry, secrets};
+use super::{context::Context, credentials::InCluster, memory::Entry, secrets};
 use crate::{
     api::{IdTokenBinding, IdTokenBindingStatus, Reason},
     plan::{
@@ -11,9 +11,12 @@ use crate::{
         decide::Facts,
         refresh::Lifetime,
         secret::{Observed, Owner, Record, is_intact, observe},
-        validate::{Source, Wanted},
+        validate::Wanted,
     },
-    verify::claims::{EmailRule, Rejected, check, parse},
+    verify::{
+        claims::{Rejected, check, parse},
+        expect::Expectation,
+    },
 };
 
 /// Gathers the facts. A Secret that can't be read is a fact too, unless the last word on it was that its token is good:
@@ -27,18 +30,29 @@ pub(super) async fn dereference(
 ) -> Result<Facts, secrets::Error> {
     let (seen, now) = (binding.status.clone().unwrap_or_default(), crate::clock::now());
     let status = entry.status(&seen);
-    let (secret, permitted) = match observe_secret(ctx, owner, wanted, status).await {
-        Ok(secret) => (secret, ctx.authorise(owner, wanted)),
+    let looked = async {
+        let secret = observe_secret(ctx, owner, wanted, status).await?;
+        let known = secret.record().and_then(|record| record.credential.clone());
+        let credential = InCluster::new(ctx, owner).version(&wanted.source, known.as_deref()).await?;
+        Ok((secret, credential))
+    };
+    let unavailable =
+        |error: &secrets::Error| Err(Problem::transient(Reason::SecretUnavailable, error.to_string()));
+    let (secret, credential) = match looked.await {
+        Ok((secret, credential)) => (secret, credential),
         Err(error) if status.expiration_time.is_some_and(|at| at > now) => return Err(error),
-        Err(error) => {
-            (Observed::Absent, Err(Problem::transient(Reason::SecretUnavailable, error.to_string())))
-        }
+        Err(error) => (Observed::Absent, unavailable(&error)),
+    };
+    let (credential, permitted) = match credential {
+        Ok(credential) => (credential, ctx.authorise(owner, wanted)),
+        Err(problem) => (None, Err(problem)),
     };
     Ok(Facts {
         uid: owner.uid.clone(),
         secret,
         was_published: status.secret_resource_version.is_some() || entry.has_restored(),
         permitted,
+        credential,
         attempts: entry.attempts.clone(),
         ask_again: entry.ask_again.clone(),
         restore_not_before: entry.restore_not_before(&owner.uid, now),
@@ -58,7 +72,7 @@ async fn observe_secret(
     let unchanged = |meta: &PartialObjectMeta<Secret>| {
         known.is_some() && meta.metadata.resource_version.as_deref() == known
     };
-    let cached = ctx.caches.secrets.get(&owner.namespace, name);
+    let cached = ctx.caches.namespaced.secrets.get(&owner.namespace, name);
     if let Some(meta) = cached.filter(|m| unchanged(m)) {
         return Ok(observe(Some(&meta.metadata), &owner.uid, true));
     }
@@ -96,11 +110,8 @@ async fn compare(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Result<Observ
 /// Whoever can change the token can change its hash beside it, and the times: so the token itself must bear looking at, and
 /// say what the annotations say.
 async fn is_believable(ctx: &Context, wanted: &Wanted, token: &str, record: &Record) -> bool {
-    let email = match &wanted.source {
-        Source::MetadataServer => EmailRule::Verified,
-        Source::Impersonation { service_account, .. } => EmailRule::Exactly(service_account.as_str()),
-    };
-    let (expected, now) = (expectation(wanted, email), crate::clock::now());
+    let expected = Expectation::of(&wanted.source, &wanted.audience, record.identity.as_deref());
+    let now = crate::clock::now();
     let verified = match ctx.verifier.verify(token, &expected, now).await {
         Ok(outcome) => Ok(outcome.verified),
         Err(Rejected::KeysUnavailable) => parse(token).and_then(|t| check(&t.claims, &expected, now)),
@@ -109,7 +120,7 @@ async fn is_believable(ctx: &Context, wanted: &Wanted, token: &str, record: &Rec
     match verified {
         Ok(claims) => {
             let life = Lifetime { issued: claims.issued, expires: claims.expires };
-            life == record.life && claims.issuer == record.issuer && claims.email == record.identity
+            life == record.life && claims.issuer == record.issuer && Some(claims.identity) == record.identity
         }
         // Old age is no tampering, and neither is a clock of ours that is slow.
         Err(Rejected::Expired(at)) => at == record.life.expires,

@@ -7,12 +7,14 @@
 
 mod apply;
 mod context;
+mod credentials;
 mod dereference;
 mod fence;
 mod fleet;
 mod grants_file;
 mod lease;
 mod memory;
+pub mod obtain;
 mod secrets;
 mod status;
 mod triggers;
@@ -51,17 +53,14 @@ use crate::{
         refresh::{RECHECK, sleep_until},
         secret::Owner,
         status::stalls_at,
-        validate::{Wanted, validate},
+        validate::validate,
     },
     telemetry::{
         health::{Condition, Health},
         metrics::{Leader, Metrics},
     },
     token::mint::Minter,
-    verify::{
-        GOOGLE_ISSUERS, Verifier,
-        claims::{EmailRule, Expectation},
-    },
+    verify::Verifier,
 };
 
 pub use self::{
@@ -87,6 +86,8 @@ pub struct Settings {
     pub scope: Scope,
     /// Grants, where they are not to be watched.
     pub grants: Option<GrantsFile>,
+    /// Whether bindings may have Kubernetes ServiceAccounts as source: it takes the right to make tokens for them.
+    pub kubernetes_service_accounts: bool,
     /// Which of several acts, and a client for the Lease that does not try again by itself.
     pub election: Option<(Election, Client)>,
 }
@@ -99,7 +100,7 @@ pub async fn run(
     health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Settings { scope, grants, election } = settings;
+    let Settings { scope, grants, election, kubernetes_service_accounts } = settings;
     let (role, watched) = watch::channel(Role::Follower);
     let fence = election.as_ref().map_or_else(Fence::open, |_| Fence::of(watched));
     let refused = parts.metrics.refused_watches.clone();
@@ -118,12 +119,12 @@ pub async fn run(
         None => triggers.grants(),
         Some(file) => triggers.grants_file(file),
     };
-    let (secrets, filling) = triggers.secrets();
-    let caches = Caches { secrets, grants };
-    let needs: Vec<_> =
-        filling.iter().map(|secrets| [shared.as_slice(), std::slice::from_ref(secrets)].concat()).collect();
+    let (namespaced, filling) = triggers.namespaced(kubernetes_service_accounts);
+    let caches = Caches { namespaced, grants };
+    let needs: Vec<_> = filling.iter().map(|own| [shared.as_slice(), own].concat()).collect();
     let both = filling.iter().zip(fleet.progress.iter());
-    let fills = Fills::new(shared, both.map(|(s, b)| vec![s.clone(), b.clone()]).collect());
+    let fills =
+        Fills::new(shared, both.map(|(own, b)| [own.as_slice(), std::slice::from_ref(b)].concat()).collect());
     let drained = CancellationToken::new();
     let candidate = election.map(|(election, client)| {
         let status = parts.metrics.leader.get_or_create(&Leader { name: election.name.clone() }).clone();
@@ -166,12 +167,6 @@ fn context(client: Client, parts: Parts, caches: Caches, fence: Fence) -> Contex
         fence,
         metrics: parts.metrics,
     }
-}
-
-/// What a token of `wanted` must say. All sources of this version have Google as issuer.
-fn expectation<'a>(wanted: &'a Wanted, email: EmailRule<'a>) -> Expectation<'a> {
-    let audience = wanted.audience.as_str();
-    Expectation { issuers: GOOGLE_ISSUERS, keys_of: GOOGLE_ISSUERS[0], audience, email }
 }
 
 /// Why a visit ended early. Everything else ends in the binding's status.

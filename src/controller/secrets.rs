@@ -12,10 +12,10 @@ use crate::api::FIELD_MANAGER;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// The API server's answer, or none.
-    #[error("{action} Secret {namespace}/{name}: {}", describe(cause))]
+    #[error("{action} {namespace}/{name}: {}", describe(cause))]
     Api { action: &'static str, namespace: String, name: String, cause: Box<kube::Error> },
     /// No answer in time.
-    #[error("{action} Secret {namespace}/{name}: no answer within {} s", TIMEOUT.as_secs())]
+    #[error("{action} {namespace}/{name}: no answer within {} s", TIMEOUT.as_secs())]
     Timeout { action: &'static str, namespace: String, name: String },
 }
 
@@ -39,13 +39,13 @@ pub(super) async fn metadata(
     name: &str,
 ) -> Result<Option<PartialObjectMeta<Secret>>, Error> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
-    bounded("get", namespace, name, api.get_metadata_opt(name)).await
+    bounded("get Secret", namespace, name, api.get_metadata_opt(name)).await
 }
 
-/// A whole Secret. Only ever called for one that is ours.
+/// A whole Secret. Only ever called for one that is ours, or that is a credential of a binding.
 pub(super) async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
-    match bounded("read", namespace, name, api.get_with(name, &GetParams::default())).await {
+    match bounded("read Secret", namespace, name, api.get_with(name, &GetParams::default())).await {
         Ok(secret) => Ok(Some(secret)),
         Err(e) if e.code() == Some(404) => Ok(None),
         Err(e) => Err(e),
@@ -65,7 +65,7 @@ pub(super) async fn replace(client: &Client, secret: &Secret) -> Result<PartialO
 async fn write(client: &Client, method: Method, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
     let name = secret.metadata.name.clone().unwrap_or_default();
     let namespace = secret.metadata.namespace.clone().unwrap_or_default();
-    let action = if method == Method::POST { "create" } else { "update" };
+    let action = if method == Method::POST { "create Secret" } else { "update Secret" };
     let collection = Secret::url_path(&(), Some(&namespace));
     let object = if method == Method::POST { String::new() } else { format!("/{name}") };
     let call = async {
@@ -82,7 +82,7 @@ async fn write(client: &Client, method: Method, secret: &Secret) -> Result<Parti
     bounded(action, &namespace, &name, call).await
 }
 
-async fn bounded<T>(
+pub(super) async fn bounded<T>(
     action: &'static str,
     namespace: &str,
     name: &str,

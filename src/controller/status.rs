@@ -14,8 +14,9 @@ use crate::{
     api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus},
     plan::{
         secret::{Observed, Owner},
+        source::source_name,
         status::{self, Report},
-        validate::{Wanted, source_name},
+        validate::Wanted,
     },
     telemetry::metrics::Write,
 };

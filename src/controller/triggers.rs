@@ -1,9 +1,13 @@
 //! The watches beside that of the bindings: they fill the caches and name the bindings that a change concerns.
 
 use futures::{Stream, StreamExt as _, future::ready};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{Namespace, Secret, ServiceAccount},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt as _,
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt as _,
@@ -17,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{context::Grants, grants_file::GrantsFile};
 use crate::{
-    api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE},
+    api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE, annotations, binding},
     cache::{
         Cache, Parts, Scope, api,
         fill::{Progress, follow},
@@ -43,17 +47,68 @@ pub(super) struct Triggers {
     pub stop: CancellationToken,
 }
 
+/// What is watched in each namespace, metadata only.
+pub(super) struct Namespaced {
+    /// Secrets of our type.
+    pub secrets: Cache<PartialObjectMeta<Secret>>,
+    /// Secrets that bindings may use as credentials.
+    pub credentials: Cache<PartialObjectMeta<Secret>>,
+    /// `None`: this installation does not serve them as source.
+    pub accounts: Option<Cache<PartialObjectMeta<ServiceAccount>>>,
+}
+
 impl Triggers {
-    /// Starts the watch of Secrets in each namespace.
-    pub(super) fn secrets(&self) -> (Cache<PartialObjectMeta<Secret>>, Parts<Progress>) {
+    /// Starts the watches of our Secrets, of Secrets that are credentials, and of ServiceAccounts where these are sources, in
+    /// each namespace.
+    pub(super) fn namespaced(&self, accounts: bool) -> (Namespaced, Parts<Vec<Progress>>) {
+        let ours = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
+        let (secrets, filling) =
+            self.watch_each("the watch of Secrets", &ours, |secret| owner_of(&secret).into_iter().collect());
+        let labelled = watcher::Config::default().labels(&format!("{}=true", annotations::CREDENTIAL));
+        let all = self.bindings.clone();
+        let (credentials, labelled) = self.watch_each(
+            "the watch of credentials",
+            &labelled,
+            move |secret: PartialObjectMeta<Secret>| users_of(&all, &secret.metadata, names_secret),
+        );
+        let filling = filling.zip(labelled).map(|(ours, labelled)| vec![ours, labelled]);
+        if !accounts {
+            return (Namespaced { secrets, credentials, accounts: None }, filling);
+        }
+        let (all, every) = (self.bindings.clone(), watcher::Config::default());
+        let (accounts, listed) = self.watch_each(
+            "the watch of ServiceAccounts",
+            &every,
+            move |account: PartialObjectMeta<ServiceAccount>| {
+                users_of(&all, &account.metadata, names_account)
+            },
+        );
+        let filling = filling.zip(listed).map(|(mut all, listed)| {
+            all.push(listed);
+            all
+        });
+        (Namespaced { secrets, credentials, accounts: Some(accounts) }, filling)
+    }
+
+    /// Starts a watch of metadata in each namespace.
+    fn watch_each<K>(
+        &self,
+        name: &'static str,
+        config: &watcher::Config,
+        concerned: impl Fn(PartialObjectMeta<K>) -> Vec<ObjectRef<IdTokenBinding>> + Clone + Send + 'static,
+    ) -> (Cache<PartialObjectMeta<K>>, Parts<Progress>)
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+    {
         let parts = self.scope.each(|namespace| {
-            let of_our_type = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
-            let name = "the watch of Secrets";
-            let (store, touched, progress) =
-                self.watch(api(&self.client, namespace), of_our_type, name, namespace);
-            self.forward(name, touched, |secret: PartialObjectMeta<Secret>| {
-                owner_of(&secret).into_iter().collect()
-            });
+            let api = api(&self.client, namespace);
+            let (store, touched, progress) = self.watch(api, config.clone(), name, namespace);
+            self.forward(name, touched, concerned.clone());
             (store, progress)
         });
         let (stores, progress) = parts.unzip();
@@ -108,7 +163,10 @@ impl Triggers {
             + 'static,
     {
         let (store, writer) = store();
-        let events = reflector(writer, watcher(api, config).default_backoff());
+        // Who wrote which field is half of an object, and asked by nobody here.
+        let events =
+            watcher(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear());
+        let events = reflector(writer, events);
         let (events, progress) = follow(events, name, namespace, &self.refused);
         (store, events.touched_objects(), progress)
     }
@@ -152,6 +210,29 @@ fn concerned(
         .filter(|b| uses_operator(b) && also(b))
         .map(|b| ObjectRef::from_obj(b.as_ref()))
         .collect()
+}
+
+/// Bindings of the object's namespace whose source `names` it.
+fn users_of(
+    bindings: &Cache<IdTokenBinding>,
+    object: &ObjectMeta,
+    names: fn(&binding::Source, &str) -> bool,
+) -> Vec<ObjectRef<IdTokenBinding>> {
+    let Some(name) = object.name.as_deref() else { return Vec::new() };
+    let uses = |b: &IdTokenBinding| b.metadata.namespace == object.namespace && names(&b.spec.source, name);
+    bindings.state().iter().filter(|b| uses(b)).map(|b| ObjectRef::from_obj(b.as_ref())).collect()
+}
+
+fn names_secret(source: &binding::Source, name: &str) -> bool {
+    let files = [&source.service_account_key, &source.user_credentials];
+    let files = files.into_iter().flatten().map(|source| &source.secret_ref);
+    let user = source.identity_platform.iter();
+    let user = user.flat_map(|p| [&p.api_key_secret_ref, &p.email_secret_ref, &p.password_secret_ref]);
+    files.chain(user).any(|secret| secret.name == name)
+}
+
+fn names_account(source: &binding::Source, name: &str) -> bool {
+    source.kubernetes_service_account.as_ref().is_some_and(|account| account.name == name)
 }
 
 fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBinding>> {

@@ -6,7 +6,8 @@ use super::{
     Attempts, Pause, Problem,
     refresh::refresh_at,
     secret::{Observed, Record, conflict},
-    validate::{SecretSpec, Source, Wanted},
+    source::{Source, invalid},
+    validate::{SecretSpec, Wanted},
 };
 use crate::api::Reason;
 
@@ -21,6 +22,8 @@ pub struct Facts {
     pub was_published: bool,
     /// Whether it may go on: a grant allows it, and the Secret could be looked at.
     pub permitted: Result<(), Problem>,
+    /// Which state the binding's own credential is in; `None`: the source has none.
+    pub credential: Option<String>,
     /// What was tried before and failed.
     pub attempts: Option<Attempts>,
     /// The source gave the same token again: not to be asked before this time.
@@ -67,10 +70,11 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
     if let Err(problem) = &facts.permitted {
         return Decision::Refuse(problem.clone());
     }
-    let key = attempt_key(wanted);
+    let key = attempt_key(wanted, facts.credential.as_deref());
     if let Some(record) = facts.secret.current(&wanted.spec_hash, now) {
         let planned = refresh_at(record.life, wanted.refresh_percent, &facts.uid);
-        if now < planned && is_handled(wanted, record) && facts.secret.carries(&wanted.secret) {
+        let up_to_date = is_handled(wanted, record) && record.credential == facts.credential;
+        if now < planned && up_to_date && facts.secret.carries(&wanted.secret) {
             return Decision::Keep { next: planned };
         }
         if let Some(pause) = facts.ask_again.as_ref().filter(|p| p.holds(&key, now)) {
@@ -78,7 +82,8 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
         }
     }
     if let Some(attempts) = facts.attempts.as_ref().filter(|a| a.pause.holds(&key, now)) {
-        return Decision::Wait { problem: attempts.problem.clone(), until: Some(attempts.pause.until) };
+        let until = Some(attempts.pause.until).filter(|until| *until < Timestamp::MAX);
+        return Decision::Wait { problem: attempts.problem.clone(), until };
     }
     let restores = match &facts.secret {
         Observed::Absent => facts.was_published,
@@ -93,20 +98,25 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
     }
 }
 
-/// What tells two tries apart: another spec, other labels or another forced refresh are tried at once.
+/// What tells two tries apart: another spec, another `credential`, other labels or another forced refresh are tried at once.
 #[must_use]
-pub fn attempt_key(wanted: &Wanted) -> String {
+pub fn attempt_key(wanted: &Wanted, credential: Option<&str>) -> String {
     let SecretSpec { labels, annotations, .. } = &wanted.secret;
     let requested = wanted.refresh_requested.as_deref().unwrap_or_default();
-    format!("{}/{requested}/{labels:?}{annotations:?}", wanted.spec_hash)
+    let credential = credential.unwrap_or_default();
+    format!("{}/{credential}/{requested}/{labels:?}{annotations:?}", wanted.spec_hash)
 }
 
 /// Refuses to impersonate the operator's own account: Google discourages it, and a grant for that account would
 /// be the operator itself by another name.
 pub fn refuse_self(source: &Source, operator: &str) -> Result<(), Problem> {
-    let Source::Impersonation { service_account, delegates } = source else { return Ok(()) };
+    let (target, delegates) = match source {
+        Source::Impersonation { service_account, delegates } => (service_account, delegates.as_slice()),
+        Source::SignedJwt { service_account } => (service_account, [].as_slice()),
+        _ => return Ok(()),
+    };
     let itself = |email: &str| email.eq_ignore_ascii_case(operator);
-    if itself(service_account.as_str()) || delegates.iter().any(|d| itself(d.as_str())) {
+    if itself(target.as_str()) || delegates.iter().any(|d| itself(d.as_str())) {
         return Err(Problem::on_change(
             Reason::SelfImpersonation,
             format!(
@@ -118,13 +128,25 @@ pub fn refuse_self(source: &Source, operator: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether a token that was just minted is to be written over `current`: not when it is the same or an older one. The same
-/// one is, where it brings something else along: the mark of a forced refresh, or (unless it `carries` them already) labels.
+/// Refuses to sign a JWT for an API of Google's, in the public universe or in `universe`: it would be an access credential.
+pub fn refuse_api(wanted: &Wanted, universe: &str) -> Result<(), Problem> {
+    if !matches!(wanted.source, Source::SignedJwt { .. }) || !wanted.audience.is_google_api(universe) {
+        return Ok(());
+    }
+    let mend =
+        "name the URL of your own service: a JWT signed for an API of Google's is a credential for that API";
+    Err(invalid("spec.audience", wanted.audience.as_str(), mend))
+}
+
+/// Whether a token that was just minted is to be written over `current`: not when it is the same or an older one got by the
+/// same credential. The same one is, where it brings something else along: the mark of a forced refresh, or (unless it `carries` them already) labels.
 #[must_use]
 pub fn is_worth_writing(current: Option<&Record>, minted: &Record, carries: bool) -> bool {
     current.is_none_or(|c| {
         let brings = minted.refresh_handled != c.refresh_handled || !carries;
-        minted.life.expires > c.life.expires || (minted.life.expires == c.life.expires && brings)
+        minted.credential != c.credential
+            || minted.life.expires > c.life.expires
+            || (minted.life.expires == c.life.expires && brings)
     })
 }
 

@@ -39,10 +39,11 @@ pub fn authorise<'g>(
     namespace_labels: Option<&BTreeMap<String, String>>,
     wanted: &Wanted,
 ) -> Result<(), Problem> {
+    let Some(identity) = wanted.source.granted_identity() else { return Ok(()) };
     let request = Request {
         namespace,
         namespace_labels,
-        identity: wanted.source.granted_identity(),
+        identity,
         audience: wanted.audience.as_str(),
         kind: wanted.source.kind(),
         chained: wanted.source.is_chained(),

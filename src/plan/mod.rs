@@ -7,12 +7,14 @@
 //! ```
 
 pub mod check;
+pub mod credential;
 pub mod decide;
 pub mod grant;
 pub mod inject;
 pub mod lease;
 pub mod refresh;
 pub mod secret;
+pub mod source;
 pub mod status;
 pub mod validate;
 
@@ -44,6 +46,8 @@ pub enum Retry {
     Slowly,
     /// Only when one of the objects changes: their watch wakes the binding.
     OnChange,
+    /// Never with the same credential and spec: Google refused the credential itself, and would lock the account.
+    OnNewCredential,
 }
 
 impl Problem {
@@ -55,6 +59,11 @@ impl Problem {
     /// A problem that somebody must mend outside Kubernetes.
     pub fn slow(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), retry: Retry::Slowly }
+    }
+
+    /// A credential that was refused.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { reason: Reason::CredentialsRefused, message: message.into(), retry: Retry::OnNewCredential }
     }
 
     /// A problem that only a change of a watched object mends.

@@ -52,7 +52,8 @@ pub fn ask_again_at(now: Timestamp, expires: Timestamp, uid: &str) -> Timestamp 
     plus_millis(now, wait)
 }
 
-/// When to try again after `failures` failures in a row (at least one); `None`: not before an object changes.
+/// When to try again after `failures` failures in a row (at least one); `None`: not before an object changes. The end of all
+/// times: not with this credential.
 ///
 /// Transient: 1 s doubling to 2 min. Slowly: 15 s doubling to 10 min. Each is lengthened by up to a quarter, depending
 /// on `uid`. A `Retry-After` is a lower bound, believed up to one hour.
@@ -62,6 +63,7 @@ pub fn retry_at(now: Timestamp, retry: Retry, failures: u32, uid: &str) -> Optio
         Retry::Transient { retry_after } => (1000_i128, 120_000_i128, retry_after.unwrap_or(0).min(3600)),
         Retry::Slowly => (15_000, 600_000, 0),
         Retry::OnChange => return None,
+        Retry::OnNewCredential => return Some(Timestamp::MAX),
     };
     let doubled = base << failures.saturating_sub(1).min(16);
     let backoff = doubled.min(cap);
@@ -141,6 +143,7 @@ mod tests {
         assert!((15_000..=18_750).contains(&wait(Retry::Slowly, 1)));
         assert!((600_000..=750_000).contains(&wait(Retry::Slowly, u32::MAX)));
         assert_eq!(retry_at(now, Retry::OnChange, 1, "a"), None);
+        assert_eq!(retry_at(now, Retry::OnNewCredential, 1, "a"), Some(Timestamp::MAX));
     }
 
     #[test]

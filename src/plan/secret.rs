@@ -19,7 +19,7 @@ use crate::api::{Reason, SECRET_TYPE, annotations as keys};
 pub struct Record {
     /// `iss`.
     pub issuer: String,
-    /// `email`, where the token has one.
+    /// Whom it is for: `email`, or the signer of a signed JWT.
     pub identity: Option<String>,
     /// `iat` and `exp`.
     pub life: Lifetime,
@@ -29,6 +29,8 @@ pub struct Record {
     pub token_sha256: String,
     /// The forced refresh that it answers.
     pub refresh_handled: Option<String>,
+    /// Which state of the binding's own credential it was got by; `None`: the source has none.
+    pub credential: Option<String>,
     /// False: the keys of the issuer could not be had when it was written.
     pub signature_checked: bool,
 }
@@ -270,6 +272,7 @@ fn record_from(annotations: &BTreeMap<String, String>) -> Option<Record> {
         spec_hash: text(keys::SPEC_HASH)?,
         token_sha256: text(keys::TOKEN_SHA256)?,
         refresh_handled: text(keys::REFRESH_HANDLED),
+        credential: text(keys::CREDENTIAL_HASH),
         signature_checked: text(keys::SIGNATURE_CHECKED)? == "true",
     })
 }
@@ -286,7 +289,11 @@ fn record_into(record: &Record) -> BTreeMap<String, String> {
         ]
         .map(|(k, v)| (k.to_owned(), v)),
     );
-    let optional = [(keys::IDENTITY, &record.identity), (keys::REFRESH_HANDLED, &record.refresh_handled)];
+    let optional = [
+        (keys::IDENTITY, &record.identity),
+        (keys::REFRESH_HANDLED, &record.refresh_handled),
+        (keys::CREDENTIAL_HASH, &record.credential),
+    ];
     annotations.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v.clone()?))));
     annotations
 }

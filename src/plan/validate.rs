@@ -1,34 +1,15 @@
 //! Binding → [`Wanted`]: parsed once, so that nothing after it needs to check a spec again.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Problem, secret::sha256_hex};
-use crate::api::{IdTokenBinding, Reason, binding, grant::TokenKind};
-
-/// The audience of a token: non-empty, printable ASCII without blanks, at most 2048 characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct Audience(String);
-
-/// E-mail address of a Google service account. Fit for a URL path: letters, digits, `.`, `-` and one `@`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct ServiceAccountEmail(String);
-
-/// Where a token comes from, of the sources that this version implements.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Source {
-    /// The operator's own identity, from the metadata server.
-    MetadataServer,
-    /// The operator impersonates a service account through a chain of delegates.
-    Impersonation {
-        /// Whom the token is for.
-        service_account: ServiceAccountEmail,
-        /// First to last, without the operator and without the target.
-        delegates: Vec<ServiceAccountEmail>,
-    },
-}
+use super::{
+    Problem,
+    secret::sha256_hex,
+    source::{self, Audience, Source, invalid},
+};
+use crate::api::{IdTokenBinding, binding};
 
 /// What a valid binding asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +51,11 @@ pub fn validate(binding: &IdTokenBinding) -> Result<Wanted, Problem> {
     let name = binding.metadata.name.as_deref().unwrap_or_default();
     let audience =
         Audience::parse(&spec.audience).map_err(|why| invalid("spec.audience", &spec.audience, why))?;
-    let source = source(&spec.source)?;
+    let source = source::parse(&spec.source)?;
+    if spec.audience.contains('*') && !matches!(source, Source::SignedJwt { .. }) {
+        let mend = "write it exactly: only IAP, with signedJwt, knows an audience with '*'";
+        return Err(invalid("spec.audience", &spec.audience, mend));
+    }
     let secret = secret(name, &spec.secret)?;
     let percent = spec.refresh.at_lifetime_percent;
     let refresh_percent = u8::try_from(percent)
@@ -93,141 +78,6 @@ pub fn validate(binding: &IdTokenBinding) -> Result<Wanted, Problem> {
         refresh_requested,
         spec_hash,
     })
-}
-
-/// The member of the union that is set, as shown in the SOURCE column; empty when none or several are.
-#[must_use]
-pub fn source_name(source: &binding::Source) -> &'static str {
-    let set = [
-        (source.kubernetes_service_account.is_some(), "kubernetesServiceAccount"),
-        (source.impersonation.is_some(), "impersonation"),
-        (source.metadata_server.is_some(), "metadataServer"),
-        (source.service_account_key.is_some(), "serviceAccountKey"),
-        (source.identity_platform.is_some(), "identityPlatform"),
-        (source.user_credentials.is_some(), "userCredentials"),
-        (source.signed_jwt.is_some(), "signedJwt"),
-    ];
-    let mut names = set.iter().filter(|(is_set, _)| *is_set).map(|(_, name)| *name);
-    match (names.next(), names.next()) {
-        (Some(one), None) => one,
-        _ => "",
-    }
-}
-
-impl Source {
-    /// The identity as grants name it: `operator` or the e-mail address of the impersonated account.
-    #[must_use]
-    pub fn granted_identity(&self) -> &str {
-        match self {
-            Self::MetadataServer => "operator",
-            Self::Impersonation { service_account, .. } => service_account.as_str(),
-        }
-    }
-
-    /// Whether a delegation chain is involved.
-    #[must_use]
-    pub fn is_chained(&self) -> bool {
-        matches!(self, Self::Impersonation { delegates, .. } if !delegates.is_empty())
-    }
-
-    /// What is made with the operator's identity.
-    #[must_use]
-    pub fn kind(&self) -> TokenKind {
-        match self {
-            Self::MetadataServer | Self::Impersonation { .. } => TokenKind::IdToken,
-        }
-    }
-
-    /// The name of this source in metrics.
-    #[must_use]
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::MetadataServer => "metadataServer",
-            Self::Impersonation { .. } => "impersonation",
-        }
-    }
-}
-
-impl Audience {
-    /// Accepts 1 to 2048 printable ASCII characters without blanks.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        if text.is_empty() || text.len() > 2048 {
-            return Err("write 1 to 2048 characters");
-        }
-        if !text.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err("use printable ASCII characters without blanks");
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    /// The text of it.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl ServiceAccountEmail {
-    /// Accepts `NAME@….gserviceaccount.com`.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        const MEND: &str =
-            "write the e-mail address of a Google service account (NAME@PROJECT.iam.gserviceaccount.com)";
-        let plain = |part: &str| {
-            part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-')
-        };
-        let (local, domain) = text.split_once('@').ok_or(MEND)?;
-        let fits =
-            text.len() <= 254 && plain(local) && plain(domain) && domain.ends_with(".gserviceaccount.com");
-        if fits { Ok(Self(text.to_owned())) } else { Err(MEND) }
-    }
-
-    /// The text of it.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Audience {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for ServiceAccountEmail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-fn source(source: &binding::Source) -> Result<Source, Problem> {
-    match source_name(source) {
-        "" => Err(invalid("spec.source", "{…}", "set exactly one source")),
-        "metadataServer" => Ok(Source::MetadataServer),
-        "impersonation" => {
-            let wanted = source.impersonation.clone().unwrap_or_default();
-            let email = |field: &str, text: &str| {
-                ServiceAccountEmail::parse(text).map_err(|why| invalid(field, text, why))
-            };
-            Ok(Source::Impersonation {
-                service_account: email("spec.source.impersonation.serviceAccount", &wanted.service_account)?,
-                delegates: wanted
-                    .delegates
-                    .iter()
-                    .map(|d| email("spec.source.impersonation.delegates", d))
-                    .collect::<Result<_, _>>()?,
-            })
-        }
-        other => Err(Problem::on_change(
-            Reason::Unsupported,
-            format!(
-                "spec.source.{other} is not implemented in this version; use impersonation or metadataServer"
-            ),
-        )),
-    }
 }
 
 fn secret(binding: &str, target: &binding::SecretTarget) -> Result<SecretSpec, Problem> {
@@ -282,11 +132,6 @@ fn spec_hash(audience: &Audience, source: &Source, secret: &SecretSpec) -> Strin
     let keys = [Some(&secret.key), secret.authorization_key.as_ref()];
     let text = serde_json::json!({"v": 1, "audience": audience, "source": source, "keys": keys}).to_string();
     sha256_hex(text.as_bytes())
-}
-
-fn invalid(field: &str, value: &str, mend: &str) -> Problem {
-    let value: String = value.chars().take(80).collect();
-    Problem::on_change(Reason::InvalidSpec, format!("{field} {value:?} is not valid: {mend}"))
 }
 
 #[cfg(test)]

@@ -2,9 +2,19 @@
 
 use http::Uri;
 
-/// Origins and URLs of the APIs that the sources call.
+/// Origins and URLs of the APIs that the sources call, and the universe that they are of.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
+    /// `googleapis.com`, or the domain of another universe of Google's.
+    pub universe: String,
+    /// The pool that a GKE cluster has by itself, where it is not to be found out from the metadata server.
+    pub cluster_pool: Option<ClusterPool>,
+    /// Origin of the Security Token Service.
+    pub sts: Uri,
+    /// Origin of Identity Platform's sign-in.
+    pub identity_toolkit: Uri,
+    /// Origin of Identity Platform's refresh.
+    pub secure_token: Uri,
     /// Origin of the metadata server.
     pub metadata: Uri,
     /// Origin of IAM Credentials.
@@ -12,6 +22,18 @@ pub struct Endpoints {
     /// Whole URL of the OAuth token endpoint.
     pub oauth_token: Uri,
 }
+
+/// The workload identity pool of a GKE cluster, and the cluster as its provider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClusterPool {
+    /// `PROJECT_ID.svc.id.goog`.
+    pub pool: String,
+    /// `https://container.googleapis.com/v1/projects/PROJECT_ID/locations/LOCATION/clusters/CLUSTER`.
+    pub provider: String,
+}
+
+/// The universe of everybody who has not been told otherwise.
+pub const PUBLIC_UNIVERSE: &str = "googleapis.com";
 
 /// Parses an origin or URL given by a flag: `https`, or `http` where `plain_allowed` or on loopback.
 pub fn parse(flag: &str, text: &str, plain_allowed: bool) -> Result<Uri, String> {
@@ -38,7 +60,7 @@ pub(super) fn join(base: &Uri, path_and_query: &str) -> Result<Uri, super::http:
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.
-pub(super) fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

@@ -10,7 +10,7 @@ use super::{
     http::{Http, Reply, Request},
     operator::Operator,
 };
-use crate::plan::validate::{Audience, ServiceAccountEmail};
+use crate::plan::source::{Audience, ServiceAccountEmail};
 
 /// IAM Credentials, called with the operator's own identity.
 #[derive(Debug)]

@@ -3,10 +3,33 @@
 use tokio::sync::Semaphore;
 
 use super::{
-    Error, RawToken, endpoints::Endpoints, http::Http, impersonation::Impersonation, metadata::Metadata,
-    operator::Operator,
+    Error, RawToken, credentials::Credentials, endpoints::Endpoints, http::Http,
+    impersonation::Impersonation, metadata::Metadata, operator::Operator,
 };
-use crate::plan::validate::{Audience, Source};
+use crate::{
+    api::Reason,
+    plan::{
+        Problem,
+        source::{Audience, Source},
+    },
+};
+
+/// A token fresh from its source.
+#[derive(Debug)]
+pub struct Minted {
+    /// The token, unverified.
+    pub token: RawToken,
+    /// Whose it must be, where the source says so beforehand.
+    pub email: Option<String>,
+    /// Which state of the binding's own credential it was got by; `None`: the source has none.
+    pub credential: Option<String>,
+}
+
+impl Minted {
+    fn by_operator(token: RawToken, email: String) -> Self {
+        Self { token, email: Some(email), credential: None }
+    }
+}
 
 /// Asks the sources.
 #[derive(Debug)]
@@ -15,6 +38,7 @@ pub struct Minter {
     metadata: Metadata,
     impersonation: Impersonation,
     in_flight: Semaphore,
+    universe: String,
 }
 
 impl Minter {
@@ -26,6 +50,7 @@ impl Minter {
             metadata: Metadata::new(http.clone(), endpoints.metadata.clone()),
             impersonation: Impersonation::new(http.clone(), endpoints.iam_credentials.clone()),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            universe: endpoints.universe.clone(),
         }
     }
 
@@ -35,21 +60,36 @@ impl Minter {
         &self.operator
     }
 
-    /// Whose token `source` will give: what the token's e-mail address must then be.
-    pub async fn identity(&self, source: &Source) -> Result<String, Error> {
-        match source {
-            Source::MetadataServer => self.metadata.email().await,
-            Source::Impersonation { service_account, .. } => Ok(service_account.to_string()),
-        }
+    /// The universe whose APIs are called.
+    #[must_use]
+    pub fn universe(&self) -> &str {
+        &self.universe
     }
 
     /// Asks `source` for a token for `audience`. The answer is unverified.
-    pub async fn mint(&self, source: &Source, audience: &Audience) -> Result<RawToken, Error> {
+    pub async fn mint(
+        &self,
+        source: &Source,
+        audience: &Audience,
+        credentials: &impl Credentials,
+    ) -> Result<Minted, Error> {
         let _permit = self.in_flight.acquire().await; // never closed
         match source {
-            Source::MetadataServer => self.metadata.id_token(audience.as_str()).await,
+            Source::MetadataServer => {
+                let token = self.metadata.id_token(audience.as_str()).await?;
+                Ok(Minted::by_operator(token, self.metadata.email().await?))
+            }
             Source::Impersonation { service_account, delegates } => {
-                self.impersonation.id_token(&self.operator, service_account, delegates, audience).await
+                let token =
+                    self.impersonation.id_token(&self.operator, service_account, delegates, audience).await?;
+                Ok(Minted::by_operator(token, service_account.to_string()))
+            }
+            other => {
+                let _ = credentials;
+                Err(Error::Credential(Problem::on_change(
+                    Reason::Unsupported,
+                    format!("spec.source.{} is not implemented in this version", other.label()),
+                )))
             }
         }
     }

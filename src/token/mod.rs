@@ -1,5 +1,6 @@
 //! Getting tokens from Google: one file per source, over one HTTP client.
 
+pub mod credentials;
 pub mod endpoints;
 mod google_error;
 pub mod http;
@@ -103,6 +104,9 @@ pub enum Error {
     /// The operator's own credential file can't be used.
     #[error("{0}")]
     CredentialFile(#[from] key_file::KeyFileError),
+    /// The binding's own credential can't be had, can't be used, or was refused.
+    #[error("{}", .0.message)]
+    Credential(Problem),
 }
 
 impl Error {
@@ -117,6 +121,7 @@ impl Error {
             Self::NoServiceAccount { .. } => Reason::NoServiceAccountForIdToken,
             Self::CredentialFile(e) if e.is_missing() => Reason::CredentialsNotFound,
             Self::CredentialFile(_) => Reason::CredentialsNotAllowed,
+            Self::Credential(problem) => problem.reason,
         }
     }
 
@@ -128,8 +133,15 @@ impl Error {
             Self::Quota { retry_after, .. } | Self::Unavailable { retry_after, .. } => {
                 Retry::Transient { retry_after: *retry_after }
             }
+            Self::Credential(problem) => problem.retry,
             Self::Denied { .. } | Self::NoServiceAccount { .. } | Self::CredentialFile(_) => Retry::Slowly,
         }
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Credential(problem)
     }
 }
 

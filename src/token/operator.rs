@@ -33,15 +33,15 @@ impl Operator {
         Self { origin, access: Shared::new(), email: Shared::new() }
     }
 
-    /// E-mail address; kept for 10 minutes.
-    pub async fn email(&self) -> Result<String, Error> {
+    /// E-mail address, where the identity has one; kept for 10 minutes.
+    pub async fn email(&self) -> Result<Option<String>, Error> {
         let fetch = async {
             match &self.origin {
                 Origin::Metadata(metadata) => metadata.email().await,
                 Origin::KeyFile(key) => key.email().await,
             }
         };
-        self.email.get(|_, age| age < EMAIL_KEPT, fetch).await
+        self.email.get(|_, age| age < EMAIL_KEPT, fetch).await.map(Some)
     }
 
     /// An access token for Google's APIs, the same for everybody until it is nearly over.

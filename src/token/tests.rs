@@ -7,17 +7,22 @@ mod metadata;
 
 use std::{path::PathBuf, time::Duration};
 
+use ::http::Uri;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use xtask::google::{Endpoint, Fault, Google, Options, Role};
 
 use super::{
+    credentials::{Credentials, SecretValues, SubjectToken},
     endpoints::Endpoints,
     http::Http,
     mint::Minter,
     operator::{AccessToken, Operator},
     *,
 };
-use crate::plan::validate::{Audience, ServiceAccountEmail, Source};
+use crate::plan::{
+    credential::Account,
+    source::{Audience, SecretKey, ServiceAccountEmail, Source},
+};
 
 const AUDIENCE: &str = "https://orders.example.com";
 const OPERATOR: &str = "operator@demo-project.iam.gserviceaccount.com";
@@ -39,7 +44,13 @@ impl Bench {
         let google = Google::start(options).await.unwrap();
         let key_file = key_file(&google);
         let http = Http::new().unwrap();
+        let nowhere: Uri = "http://127.0.0.1:1".parse().unwrap();
         let endpoints = Endpoints {
+            universe: "googleapis.com".to_owned(),
+            cluster_pool: None,
+            sts: google.sts_url().parse().unwrap(),
+            identity_toolkit: nowhere.clone(),
+            secure_token: nowhere,
             metadata: google.metadata_url().parse().unwrap(),
             iam_credentials: google.iam_credentials_url().parse().unwrap(),
             oauth_token: google.oauth_token_url().parse().unwrap(),
@@ -50,7 +61,7 @@ impl Bench {
     }
 
     async fn mint(&self, source: &Source) -> Result<RawToken, Error> {
-        self.minter.mint(source, &Audience::parse(AUDIENCE).unwrap()).await
+        self.minter.mint(source, &Audience::parse(AUDIENCE).unwrap(), &NoCredentials).await.map(|m| m.token)
     }
 
     /// No text of `error` may hold anything that was issued.
@@ -62,6 +73,23 @@ impl Bench {
         for word in ["ya29", "eyJ", "Bearer", "not what you asked for", "Quota exceeded", "IAM returned"] {
             assert!(!texts.contains(word), "{word} in {texts}");
         }
+    }
+}
+
+/// For sources without credentials of their own.
+struct NoCredentials;
+
+impl Credentials for NoCredentials {
+    async fn secrets(&self, keys: &[&SecretKey]) -> Result<SecretValues, Problem> {
+        unreachable!("asked for {keys:?}")
+    }
+
+    async fn account(&self, name: &str) -> Result<Account, Problem> {
+        unreachable!("asked for {name}")
+    }
+
+    async fn subject_token(&self, account: &Account, audience: &str) -> Result<SubjectToken, Problem> {
+        unreachable!("asked for {account:?} and {audience}")
     }
 }
 

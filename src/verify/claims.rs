@@ -11,6 +11,8 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 
+use super::expect::{Expectation, Identity};
+
 /// The largest token that is looked at, in bytes. Google's have about 1 KB.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
@@ -19,28 +21,6 @@ pub const MAX_CLOCK_SKEW_SECONDS: i64 = 60;
 
 /// The longest life that is believed, in seconds. Google's ID tokens live one hour.
 pub const MAX_LIFETIME_SECONDS: i64 = 24 * 3600;
-
-/// What a token must say to be the one that was asked for.
-#[derive(Clone, Copy, Debug)]
-pub struct Expectation<'a> {
-    /// Accepted forms of `iss`.
-    pub issuers: &'a [&'a str],
-    /// Under which issuer the keys are looked up.
-    pub keys_of: &'a str,
-    /// The one `aud`.
-    pub audience: &'a str,
-    /// What is demanded of `email`.
-    pub email: EmailRule<'a>,
-}
-
-/// What is demanded of `email` and `email_verified`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EmailRule<'a> {
-    /// Both, verified, and this very address.
-    Exactly(&'a str),
-    /// Both, verified.
-    Verified,
-}
 
 /// A token taken apart. Nothing of it has been checked but its form and its algorithm.
 pub struct Parsed<'t> {
@@ -65,6 +45,14 @@ pub struct Claims {
     nbf: Option<i64>,
     email: Option<String>,
     email_verified: Option<bool>,
+    auth_time: Option<i64>,
+    firebase: Option<Firebase>,
+}
+
+/// What Identity Platform adds.
+#[derive(Debug, Deserialize)]
+struct Firebase {
+    tenant: Option<String>,
 }
 
 /// A token that says what it should.
@@ -72,10 +60,8 @@ pub struct Claims {
 pub struct Verified {
     /// `iss`, as written.
     pub issuer: String,
-    /// `sub`.
-    pub subject: String,
-    /// `email`.
-    pub email: Option<String>,
+    /// Whom it is for: `email`, or `sub` where the source's tokens have no address.
+    pub identity: String,
     /// `iat`.
     pub issued: Timestamp,
     /// `exp`.
@@ -122,6 +108,22 @@ pub enum Rejected {
         /// As received, shortened.
         received: String,
         /// Whom it was asked for.
+        expected: String,
+    },
+    /// Another signer.
+    #[error("the token's sub is {received:?}, expected {expected:?}")]
+    Subject {
+        /// As received, shortened.
+        received: String,
+        /// Whom it was asked for.
+        expected: String,
+    },
+    /// Another tenant of Identity Platform.
+    #[error("the token's tenant is {received:?}, expected {expected:?}")]
+    Tenant {
+        /// As received, shortened; `none` where there is none.
+        received: String,
+        /// As the spec says.
         expected: String,
     },
     /// `email_verified` is not true.
@@ -177,21 +179,15 @@ pub fn parse(raw: &str) -> Result<Parsed<'_>, Rejected> {
 /// Checks `claims` against what was asked for, at `now`.
 pub fn check(claims: &Claims, expected: &Expectation<'_>, now: Timestamp) -> Result<Verified, Rejected> {
     let issuer = claims.iss.as_deref().ok_or(Rejected::Missing("iss"))?;
-    if !expected.issuers.contains(&issuer) {
-        let expected = expected.issuers.first().copied().unwrap_or_default().to_owned();
-        return Err(Rejected::Issuer { received: short(issuer), expected });
-    }
     let subject = claims.sub.as_deref().filter(|s| !s.is_empty()).ok_or(Rejected::Missing("sub"))?;
+    // The audience first: of a token that is for another project, the issuer is another as well.
     check_audience(claims.aud.as_ref().ok_or(Rejected::Missing("aud"))?, expected.audience)?;
+    if !expected.issuer.is(issuer) {
+        return Err(Rejected::Issuer { received: short(issuer), expected: expected.issuer.to_string() });
+    }
     let (issued, expires) = check_times(claims, now)?;
-    check_email(claims, expected.email)?;
-    Ok(Verified {
-        issuer: issuer.to_owned(),
-        subject: subject.to_owned(),
-        email: claims.email.clone(),
-        issued,
-        expires,
-    })
+    let identity = check_identity(claims, subject, expected.identity)?;
+    Ok(Verified { issuer: issuer.to_owned(), identity, issued, expires })
 }
 
 #[derive(Deserialize)]
@@ -242,8 +238,10 @@ fn check_times(claims: &Claims, now: Timestamp) -> Result<(Timestamp, Timestamp)
     if iat > latest {
         return Err(Rejected::NotYetValid("iat"));
     }
-    if claims.nbf.is_some_and(|nbf| nbf > latest) {
-        return Err(Rejected::NotYetValid("nbf"));
+    for (claim, value) in [("nbf", claims.nbf), ("auth_time", claims.auth_time)] {
+        if value.is_some_and(|time| time > latest) {
+            return Err(Rejected::NotYetValid(claim));
+        }
     }
     let life = exp.saturating_sub(iat);
     if !(1..=MAX_LIFETIME_SECONDS).contains(&life) {
@@ -252,18 +250,51 @@ fn check_times(claims: &Claims, now: Timestamp) -> Result<(Timestamp, Timestamp)
     Ok((issued, expires))
 }
 
-fn check_email(claims: &Claims, rule: EmailRule<'_>) -> Result<(), Rejected> {
-    let email = claims.email.as_deref().filter(|e| !e.is_empty()).ok_or(Rejected::Missing("email"))?;
-    if let EmailRule::Exactly(expected) = rule
-        && email != expected
-    {
-        return Err(Rejected::Email { received: short(email), expected: expected.to_owned() });
+/// Gives whom the token is for.
+fn check_identity(claims: &Claims, subject: &str, rule: Identity<'_>) -> Result<String, Rejected> {
+    let email = claims.email.as_deref().filter(|e| !e.is_empty());
+    let other = |received: &str, expected: &str| {
+        Err(Rejected::Email { received: short(received), expected: expected.to_owned() })
+    };
+    match rule {
+        Identity::Subject(expected) if subject == expected => return Ok(subject.to_owned()),
+        Identity::Subject(expected) => {
+            return Err(Rejected::Subject { received: short(subject), expected: expected.to_owned() });
+        }
+        Identity::User { email: expected, tenant } => {
+            check_user(claims, subject, tenant)?;
+            return match (email, expected) {
+                (Some(received), Some(expected)) if !received.eq_ignore_ascii_case(expected) => {
+                    other(received, expected)
+                }
+                (received, _) => Ok(received.unwrap_or(subject).to_owned()),
+            };
+        }
+        Identity::Email(_) | Identity::AnyEmail => {}
+    }
+    let email = email.ok_or(Rejected::Missing("email"))?;
+    match rule {
+        Identity::Email(expected) if email != expected => return other(email, expected),
+        _ => {}
     }
     match claims.email_verified {
-        Some(true) => Ok(()),
+        Some(true) => Ok(email.to_owned()),
         Some(false) => Err(Rejected::EmailUnverified),
         None => Err(Rejected::Missing("email_verified")),
     }
+}
+
+/// Google's rules for tokens of Identity Platform beyond those for all: a `sub` of at most 128 characters, and the tenant.
+fn check_user(claims: &Claims, subject: &str, tenant: Option<&str>) -> Result<(), Rejected> {
+    if subject.len() > 128 {
+        return Err(Rejected::Malformed("its sub is longer than 128 characters"));
+    }
+    let received = claims.firebase.as_ref().and_then(|f| f.tenant.as_deref());
+    if received == tenant {
+        return Ok(());
+    }
+    let text = |tenant: Option<&str>| tenant.map_or_else(|| "none".to_owned(), short);
+    Err(Rejected::Tenant { received: text(received), expected: text(tenant) })
 }
 
 /// The JSON object in `part`. Derived code would also read a list as the fields in their order.

@@ -1,6 +1,10 @@
 //! The issuers' public keys: cached as their answer allows, fetched by one request at a time.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
@@ -15,13 +19,29 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::expect::Issuer;
 use crate::token::http::{Http, Request};
 
 /// Keys by issuer.
 #[derive(Debug)]
 pub struct Jwks {
     http: Http,
-    issuers: HashMap<String, Issuer>,
+    urls: KeyUrls,
+    google: KeySource,
+    identity_platform: KeySource,
+    /// By e-mail address; made when first asked for; all are forgotten when there are [`MAX_ACCOUNTS`].
+    accounts: std::sync::Mutex<HashMap<String, Arc<KeySource>>>,
+}
+
+/// Where each issuer publishes its keys.
+#[derive(Clone, Debug)]
+pub struct KeyUrls {
+    /// Google's, as a JWKS.
+    pub google: Uri,
+    /// Identity Platform's, the same for all projects.
+    pub identity_platform: Uri,
+    /// A service account's: the text of a URL with `{email}` in it.
+    pub service_account: String,
 }
 
 /// What is known of a key.
@@ -42,28 +62,41 @@ pub struct PublicKey(RsaPublicKeyComponents<Vec<u8>>);
 impl Jwks {
     /// `urls`: where each issuer publishes its keys.
     #[must_use]
-    pub fn new(http: Http, urls: impl IntoIterator<Item = (String, Uri)>) -> Self {
-        let issuers = urls.into_iter().map(|(issuer, url)| (issuer, Issuer::new(url))).collect();
-        Self { http, issuers }
+    pub fn new(http: Http, urls: KeyUrls) -> Self {
+        Self {
+            http,
+            google: KeySource::new(urls.google.clone()),
+            identity_platform: KeySource::new(urls.identity_platform.clone()),
+            accounts: std::sync::Mutex::default(),
+            urls,
+        }
     }
 
     /// The key `kid` of `issuer`. Fetches when the cache is old, and at most once a minute for each `kid` it lacks. While a
     /// fetch fails, old keys serve on.
-    pub async fn key(&self, issuer: &str, kid: &str) -> KeyLookup {
-        let Some(issuer) = self.issuers.get(issuer) else { return KeyLookup::Unavailable };
-        if let Some(key) = issuer.fresh().and_then(|set| set.keys.get(kid).cloned()) {
-            return KeyLookup::Found(key);
-        }
-        issuer.refresh(&self.http, kid).await;
-        match issuer.keys.load_full() {
-            None => KeyLookup::Unavailable,
-            Some(set) => match set.keys.get(kid) {
-                Some(key) => KeyLookup::Found(key.clone()),
-                None if set.is_fresh() => KeyLookup::UnknownKid,
-                // Keys that are too old to be asked say nothing about a newer one.
+    pub async fn key(&self, issuer: Issuer<'_>, kid: &str) -> KeyLookup {
+        match issuer {
+            Issuer::Google => self.google.key(&self.http, kid).await,
+            Issuer::IdentityPlatform(_) => self.identity_platform.key(&self.http, kid).await,
+            Issuer::ServiceAccount(email) => match self.account(email) {
+                Some(account) => account.key(&self.http, kid).await,
                 None => KeyLookup::Unavailable,
             },
         }
+    }
+
+    fn account(&self, email: &str) -> Option<Arc<KeySource>> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = accounts.get(email) {
+            return Some(known.clone());
+        }
+        let url = self.urls.service_account.replace("{email}", &crate::token::endpoints::encode(email));
+        if accounts.len() >= MAX_ACCOUNTS {
+            accounts.clear(); // they are fetched again, one request each
+        }
+        let source = Arc::new(KeySource::new(url.parse().ok()?));
+        accounts.insert(email.to_owned(), source.clone());
+        Some(source)
     }
 }
 
@@ -76,7 +109,7 @@ impl PublicKey {
 }
 
 #[derive(Debug)]
-struct Issuer {
+struct KeySource {
     url: Uri,
     keys: ArcSwapOption<KeySet>,
     /// Held across the fetch, on purpose: whoever comes meanwhile waits for that one answer. The fetch is bounded by its
@@ -104,9 +137,25 @@ impl KeySet {
     }
 }
 
-impl Issuer {
+impl KeySource {
     fn new(url: Uri) -> Self {
         Self { url, keys: ArcSwapOption::empty(), fetches: Mutex::default() }
+    }
+
+    async fn key(&self, http: &Http, kid: &str) -> KeyLookup {
+        if let Some(key) = self.fresh().and_then(|set| set.keys.get(kid).cloned()) {
+            return KeyLookup::Found(key);
+        }
+        self.refresh(http, kid).await;
+        match self.keys.load_full() {
+            None => KeyLookup::Unavailable,
+            Some(set) => match set.keys.get(kid) {
+                Some(key) => KeyLookup::Found(key.clone()),
+                None if set.is_fresh() => KeyLookup::UnknownKid,
+                // Keys that are too old to be asked say nothing about a newer one.
+                None => KeyLookup::Unavailable,
+            },
+        }
     }
 
     fn fresh(&self) -> Option<Arc<KeySet>> {
@@ -219,6 +268,7 @@ fn freshness(headers: &HeaderMap) -> Duration {
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 const UNKNOWN_KID_PAUSE: Duration = Duration::from_secs(60);
 const MAX_UNKNOWN_KIDS: usize = 64;
+const MAX_ACCOUNTS: usize = 1024;
 /// Between any two fetches.
 const ANY_PAUSE: Duration = Duration::from_secs(1);
 

@@ -5,7 +5,11 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use xtask::google::{Endpoint, Fault, Google, Options};
 
-use super::{claims::EmailRule, *};
+use super::{
+    expect::{Identity, Issuer},
+    jwks::KeyUrls,
+    *,
+};
 use crate::token::http::{Http, Request};
 
 const AUDIENCE: &str = "https://orders.example.com";
@@ -24,8 +28,12 @@ impl Bench {
     }
 
     fn verifier(&self, require_signature: bool) -> Verifier {
-        let url = self.google.jwks_url().parse().unwrap();
-        let jwks = Jwks::new(self.http.clone(), [("https://accounts.google.com".to_owned(), url)]);
+        let urls = KeyUrls {
+            google: self.google.jwks_url().parse().unwrap(),
+            identity_platform: "http://127.0.0.1:1/".parse().unwrap(),
+            service_account: "http://127.0.0.1:1/{email}".to_owned(),
+        };
+        let jwks = Jwks::new(self.http.clone(), urls);
         Verifier::new(jwks, require_signature)
     }
 
@@ -41,12 +49,7 @@ impl Bench {
 }
 
 fn expected() -> Expectation<'static> {
-    Expectation {
-        issuers: GOOGLE_ISSUERS,
-        keys_of: GOOGLE_ISSUERS[0],
-        audience: AUDIENCE,
-        email: EmailRule::Exactly(OPERATOR),
-    }
+    Expectation { issuer: Issuer::Google, audience: AUDIENCE, identity: Identity::Email(OPERATOR) }
 }
 
 fn now() -> Timestamp {
@@ -59,7 +62,7 @@ async fn a_good_token_is_accepted_with_its_signature_checked() {
     let outcome = bench.verifier(true).verify(&bench.token().await, &expected(), now()).await.unwrap();
     assert!(outcome.signature_checked);
     assert_eq!(outcome.verified.issuer, "https://accounts.google.com");
-    assert_eq!(outcome.verified.email.as_deref(), Some(OPERATOR));
+    assert_eq!(outcome.verified.identity, OPERATOR);
     let life = outcome.verified.expires.duration_since(outcome.verified.issued);
     assert_eq!(life.as_secs(), 3600);
 }

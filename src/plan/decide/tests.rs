@@ -6,7 +6,8 @@ use crate::plan::{
     Retry,
     refresh::Lifetime,
     secret::{Other, Ours},
-    validate::{Audience, SecretSpec, ServiceAccountEmail},
+    source::{Audience, ServiceAccountEmail},
+    validate::SecretSpec,
 };
 
 const UID: &str = "uid-1";
@@ -49,6 +50,7 @@ fn record() -> Record {
         spec_hash: "spec-1".to_owned(),
         token_sha256: "00".to_owned(),
         refresh_handled: None,
+        credential: None,
         signature_checked: true,
     }
 }
@@ -67,6 +69,7 @@ fn facts(secret: Observed) -> Facts {
         secret,
         was_published: false,
         permitted: Ok(()),
+        credential: None,
         attempts: None,
         ask_again: None,
         restore_not_before: None,
@@ -89,7 +92,7 @@ fn pause(key: &str, until: &str) -> Pause {
 /// What is wanted was asked for, and is not to be asked for again before the given time.
 #[allow(clippy::unnecessary_wraps)] // as the facts hold it
 fn again_at(until: &str) -> Option<Pause> {
-    Some(pause("spec-1//{}{}", until))
+    Some(pause("spec-1///{}{}", until))
 }
 
 /// A failure of what has the given key, not to be tried again before 10:50.
@@ -122,7 +125,7 @@ fn a_suspended_binding_rests_whatever_else_holds() {
     for secret in [Observed::Absent, foreign, ours(record()), tampered(record())] {
         let facts = Facts {
             permitted: Err(not_granted()),
-            attempts: Some(failed("spec-1//{}{}")),
+            attempts: Some(failed("spec-1///{}{}")),
             was_published: true,
             ..facts(secret)
         };
@@ -135,7 +138,7 @@ fn somebody_elses_secret_is_refused_before_anything_but_suspension() {
     let foreign = Observed::Foreign(Other::Else("Deployment shop".to_owned()));
     let facts = Facts {
         permitted: Err(not_granted()),
-        attempts: Some(failed("spec-1//{}{}")),
+        attempts: Some(failed("spec-1///{}{}")),
         was_published: true,
         ..facts(foreign)
     };
@@ -156,7 +159,7 @@ fn without_a_grant_nothing_is_minted_and_nothing_kept_quietly() {
     for secret in [Observed::Absent, ours(record()), tampered(record())] {
         let facts = Facts {
             permitted: Err(not_granted()),
-            attempts: Some(failed("spec-1//{}{}")),
+            attempts: Some(failed("spec-1///{}{}")),
             was_published: true,
             ..facts(secret)
         };
@@ -167,7 +170,7 @@ fn without_a_grant_nothing_is_minted_and_nothing_kept_quietly() {
 
 #[test]
 fn a_good_token_is_kept_although_an_earlier_try_failed() {
-    let facts = Facts { attempts: Some(failed("spec-1//{}{}")), ..facts(ours(record())) };
+    let facts = Facts { attempts: Some(failed("spec-1///{}{}")), ..facts(ours(record())) };
     let decision = decide(&wanted(), &facts, at("2026-01-01T10:10:00Z"));
     assert_eq!(decision, Decision::Keep { next: at(REFRESH) });
 }
@@ -176,7 +179,7 @@ fn a_good_token_is_kept_although_an_earlier_try_failed() {
 fn after_a_failure_the_next_try_waits() {
     let wait = Decision::Wait { problem: unavailable(), until: Some(at("2026-01-01T10:50:00Z")) };
     for secret in [Observed::Absent, ours(record()), tampered(record())] {
-        let facts = Facts { attempts: Some(failed("spec-1//{}{}")), was_published: true, ..facts(secret) };
+        let facts = Facts { attempts: Some(failed("spec-1///{}{}")), was_published: true, ..facts(secret) };
         assert_eq!(decide(&wanted(), &facts, at("2026-01-01T10:49:59Z")), wait);
         assert!(matches!(decide(&wanted(), &facts, at("2026-01-01T10:50:00Z")), Decision::Mint { .. }));
     }
@@ -187,10 +190,10 @@ fn another_spec_or_forced_refresh_does_not_wait_for_the_failure_of_the_last() {
     let now = at("2026-01-01T10:40:00Z");
     let failed_before = Facts { attempts: Some(failed("spec-0//{}{}")), ..facts(Observed::Absent) };
     assert_eq!(decide(&wanted(), &failed_before, now), Decision::Mint { restores: false });
-    let failed_before = Facts { attempts: Some(failed("spec-1//{}{}")), ..facts(Observed::Absent) };
+    let failed_before = Facts { attempts: Some(failed("spec-1///{}{}")), ..facts(Observed::Absent) };
     let forced = Wanted { refresh_requested: Some("t1".to_owned()), ..wanted() };
     assert_eq!(decide(&forced, &failed_before, now), Decision::Mint { restores: false });
-    let failed_forced = Facts { attempts: Some(failed("spec-1/t1/{}{}")), ..facts(Observed::Absent) };
+    let failed_forced = Facts { attempts: Some(failed("spec-1//t1/{}{}")), ..facts(Observed::Absent) };
     assert!(matches!(decide(&forced, &failed_forced, now), Decision::Wait { .. }));
 }
 
@@ -240,7 +243,7 @@ fn the_same_token_again_is_kept_until_a_fresh_one_can_be_expected() {
 #[test]
 fn a_forced_refresh_that_got_an_older_token_is_not_asked_for_again_at_once() {
     let forced = Wanted { refresh_requested: Some("now".to_owned()), ..wanted() };
-    let asked = Some(pause("spec-1/now/{}{}", "2026-01-01T10:55:00Z"));
+    let asked = Some(pause("spec-1//now/{}{}", "2026-01-01T10:55:00Z"));
     let facts = Facts { ask_again: asked, ..facts(ours(record())) };
     let now = at("2026-01-01T10:05:00Z");
     assert_eq!(decide(&forced, &facts, now), Decision::Keep { next: at("2026-01-01T10:55:00Z") });
@@ -249,7 +252,7 @@ fn a_forced_refresh_that_got_an_older_token_is_not_asked_for_again_at_once() {
 #[test]
 fn a_clock_that_was_set_back_voids_what_was_to_wait() {
     let now = at("2026-01-01T09:00:00Z");
-    let attempts = Facts { attempts: Some(failed("spec-1//{}{}")), ..facts(Observed::Absent) };
+    let attempts = Facts { attempts: Some(failed("spec-1///{}{}")), ..facts(Observed::Absent) };
     assert_eq!(decide(&wanted(), &attempts, now), Decision::Mint { restores: false });
 }
 
@@ -317,9 +320,10 @@ fn the_back_off_of_restores_holds_up_nothing_else() {
 
 #[test]
 fn a_try_is_told_apart_by_spec_and_forced_refresh() {
-    assert_eq!(attempt_key(&wanted()), "spec-1//{}{}");
+    assert_eq!(attempt_key(&wanted(), None), "spec-1///{}{}");
+    assert_eq!(attempt_key(&wanted(), Some("v1")), "spec-1/v1//{}{}");
     let forced = Wanted { refresh_requested: Some("2026-01-01".to_owned()), ..wanted() };
-    assert_eq!(attempt_key(&forced), "spec-1/2026-01-01/{}{}");
+    assert_eq!(attempt_key(&forced, None), "spec-1//2026-01-01/{}{}");
 }
 
 #[test]
@@ -383,10 +387,10 @@ fn any_facts() -> impl Strategy<Value = Facts> {
             permitted: if granted { Ok(()) } else { Err(not_granted()) },
             was_published,
             attempts: failed_until.map(|until| {
-                let failed = failed("spec-1//{}{}");
+                let failed = failed("spec-1///{}{}");
                 Attempts { pause: Pause { until, ..failed.pause }, ..failed }
             }),
-            ask_again: ask_again.map(|until| Pause { until, ..pause("spec-1//{}{}", REFRESH) }),
+            ask_again: ask_again.map(|until| Pause { until, ..pause("spec-1///{}{}", REFRESH) }),
             restore_not_before,
             ..facts(secret)
         },

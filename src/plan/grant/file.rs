@@ -12,7 +12,7 @@ use crate::{
         IdTokenGrant,
         grant::{IdTokenGrantSpec, Namespaces, TokenKind},
     },
-    plan::validate::ServiceAccountEmail,
+    plan::source::ServiceAccountEmail,
 };
 
 /// Why a file holds no grants that can be used: where, and what to write instead.

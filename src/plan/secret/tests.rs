@@ -42,6 +42,7 @@ fn record() -> Record {
         spec_hash: "spec-1".to_owned(),
         token_sha256: TOKEN_SHA256.to_owned(),
         refresh_handled: Some("once".to_owned()),
+        credential: None,
         signature_checked: true,
     }
 }

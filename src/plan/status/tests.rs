@@ -13,6 +13,7 @@ fn record() -> Record {
         spec_hash: "spec-1".to_owned(),
         token_sha256: "256d04db4e5e4ac308751ed0885b722b758630567c53a7125ed9fbd068e5c3f6".to_owned(),
         refresh_handled: None,
+        credential: None,
         signature_checked: true,
     }
 }

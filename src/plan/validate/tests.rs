@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::{api::Reason, plan::source::ServiceAccountEmail};
 
 fn binding(spec: &serde_json::Value) -> IdTokenBinding {
     serde_json::from_value(json!({
@@ -83,19 +84,6 @@ fn what_an_older_crd_let_pass_is_refused_by_field_value_and_mend() {
         assert_eq!(problem.reason, Reason::InvalidSpec, "{spec}");
         assert_eq!(problem.message, expected);
     }
-}
-
-#[test]
-fn sources_to_come_say_so() {
-    let problem = validate(&binding(
-        &json!({"audience": "a", "source": {"kubernetesServiceAccount": {"name": "app"}}}),
-    ))
-    .unwrap_err();
-    assert_eq!(problem.reason, Reason::Unsupported);
-    assert_eq!(
-        problem.message,
-        "spec.source.kubernetesServiceAccount is not implemented in this version; use impersonation or metadataServer"
-    );
 }
 
 #[test]

@@ -14,7 +14,14 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const ISSUER: &str = "https://accounts.google.com";
+/// Google's keys at `google`, nothing else anywhere.
+fn urls(google: &str) -> KeyUrls {
+    KeyUrls {
+        google: google.parse().unwrap(),
+        identity_platform: "http://127.0.0.1:1/identity-platform".parse().unwrap(),
+        service_account: format!("{google}/{{email}}"),
+    }
+}
 
 /// A server on the loopback that publishes what a test tells it to, and counts who asks.
 struct Publisher {
@@ -43,7 +50,7 @@ impl Publisher {
     }
 
     fn jwks(&self) -> Jwks {
-        Jwks::new(Http::new().unwrap(), [(ISSUER.to_owned(), self.origin.parse().unwrap())])
+        Jwks::new(Http::new().unwrap(), urls(&self.origin))
     }
 
     fn answers(&self, answer: Answer) {
@@ -88,7 +95,7 @@ fn key(kid: &str, bits: usize) -> Value {
 
 /// `found`, `unknown` or `unavailable`.
 async fn look(jwks: &Jwks, kid: &str) -> &'static str {
-    match jwks.key(ISSUER, kid).await {
+    match jwks.key(Issuer::Google, kid).await {
         KeyLookup::Found(_) => "found",
         KeyLookup::UnknownKid => "unknown",
         KeyLookup::Unavailable => "unavailable",
@@ -194,8 +201,8 @@ async fn fifty_callers_at_once_cause_one_failing_fetch() {
 #[tokio::test(start_paused = true)]
 async fn callers_share_one_time_out_of_a_silent_server() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url: Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    let jwks = Jwks::new(Http::new().unwrap(), [(ISSUER.to_owned(), url)]);
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let jwks = Jwks::new(Http::new().unwrap(), urls(&url));
     let begin = Instant::now();
     let seen = join_all((0..50).map(|_| look(&jwks, "a"))).await;
     assert_eq!(seen, ["unavailable"; 50]);
@@ -237,14 +244,14 @@ async fn keys_never_had_are_unavailable_and_asked_for_again_after_a_pause() {
 }
 
 #[tokio::test]
-async fn an_issuer_or_server_that_is_not_there_has_no_keys() {
+async fn another_issuers_keys_are_not_asked_for_and_a_server_that_is_not_there_has_none() {
     let google = Publisher::start(good(&[key("a", 2048)])).await;
-    assert!(matches!(google.jwks().key("https://evil.example.com", "a").await, KeyLookup::Unavailable));
+    assert!(matches!(google.jwks().key(Issuer::IdentityPlatform("p"), "a").await, KeyLookup::Unavailable));
     assert_eq!(google.requests(), 0);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url: Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let jwks = Jwks::new(Http::new().unwrap(), [(ISSUER.to_owned(), url)]);
+    let jwks = Jwks::new(Http::new().unwrap(), urls(&url));
     assert_eq!(look(&jwks, "a").await, "unavailable");
 }
 

@@ -1,0 +1,209 @@
+//! The cluster as the keeper of a binding's own credentials: labelled Secrets and ServiceAccounts of its namespace.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::{
+        authentication::v1::{TokenRequest, TokenRequestSpec},
+        core::v1::{Secret, ServiceAccount},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Api, Client, api::PostParams, core::PartialObjectMeta};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::{context::Context, secrets, triggers::Namespaced};
+use crate::{
+    api::Reason,
+    plan::{
+        Problem,
+        credential::{Account, account_missing, check_label, key_missing, secret_missing, secrets_version},
+        secret::Owner,
+        source::{SecretKey, Source},
+    },
+    token::credentials::{Credentials, SecretValues, SubjectToken},
+};
+
+/// The credentials in the binding's namespace, and in no other.
+pub(super) struct InCluster<'a> {
+    client: &'a Client,
+    caches: &'a Namespaced,
+    namespace: &'a str,
+}
+
+impl<'a> InCluster<'a> {
+    /// Of the binding `owner`.
+    pub(super) fn new(ctx: &'a Context, owner: &'a Owner) -> Self {
+        Self { client: &ctx.client, caches: &ctx.caches.namespaced, namespace: &owner.namespace }
+    }
+
+    /// Which state the credentials of `source` are in, or why they can't be used; `None`: it has none of its own. From the
+    /// caches where these say that it is the `known` one, else read live.
+    pub(super) async fn version(
+        &self,
+        source: &Source,
+        known: Option<&str>,
+    ) -> Result<Result<Option<String>, Problem>, secrets::Error> {
+        if let Source::KubernetesServiceAccount { name, google_service_account, .. } = source {
+            let account = match self.find_account(name, known).await? {
+                Ok(account) => account,
+                Err(problem) => return Ok(Err(problem)),
+            };
+            let version = account.version();
+            return Ok(account
+                .google_service_account(google_service_account.as_ref())
+                .map(|_| Some(version)));
+        }
+        let names: Vec<&str> = distinct(source.secrets().into_iter());
+        if names.is_empty() {
+            return Ok(Ok(None));
+        }
+        let cached: Option<Vec<_>> =
+            names.iter().map(|name| self.caches.credentials.get(self.namespace, name)).collect();
+        let cached = cached.map(|secrets| secrets_version(secrets.iter().map(|secret| &secret.metadata)));
+        if cached.is_some() && cached.as_deref() == known {
+            return Ok(Ok(cached));
+        }
+        let mut live = Vec::new();
+        for name in names {
+            let Some(secret) = secrets::metadata(self.client, self.namespace, name).await? else {
+                return Ok(Err(secret_missing(name)));
+            };
+            if let Err(problem) = check_label(name, &secret.metadata) {
+                return Ok(Err(problem));
+            }
+            live.push(secret.metadata);
+        }
+        Ok(Ok(Some(secrets_version(&live))))
+    }
+
+    /// The account, from the cache where that shows the `known` version, else live.
+    async fn find_account(
+        &self,
+        name: &str,
+        known: Option<&str>,
+    ) -> Result<Result<Account, Problem>, secrets::Error> {
+        let Some(cache) = &self.caches.accounts else { return Ok(Err(not_served())) };
+        let of = |object: &Arc<PartialObjectMeta<ServiceAccount>>| Account::of(&object.metadata);
+        let cached = cache.get(self.namespace, name).as_ref().map(of);
+        if let Some(account) = cached.filter(|account| Some(account.version().as_str()) == known) {
+            return Ok(Ok(account));
+        }
+        let api = Api::<ServiceAccount>::namespaced(self.client.clone(), self.namespace);
+        let call = api.get_metadata_opt(name);
+        let live = secrets::bounded("get ServiceAccount", self.namespace, name, call).await?;
+        Ok(live
+            .map(|object| Account::of(&object.metadata))
+            .ok_or_else(|| account_missing(self.namespace, name)))
+    }
+}
+
+impl Credentials for InCluster<'_> {
+    async fn secrets(&self, keys: &[&SecretKey]) -> Result<SecretValues, Problem> {
+        let mut read: BTreeMap<&str, Secret> = BTreeMap::new();
+        let names = distinct(keys.iter().copied());
+        for name in &names {
+            let secret =
+                secrets::read(self.client, self.namespace, name).await.map_err(|e| unavailable(&e))?;
+            let secret = secret.ok_or_else(|| secret_missing(name))?;
+            check_label(name, &secret.metadata)?;
+            read.insert(name, secret);
+        }
+        let metadata: Vec<&ObjectMeta> =
+            names.iter().filter_map(|name| read.get(name)).map(|s| &s.metadata).collect();
+        let version = secrets_version(metadata);
+        let value = |at: &&SecretKey| {
+            let data = read.get(at.name.as_str()).and_then(|secret| secret.data.as_ref());
+            let value = data.and_then(|data| data.get(&at.key)).ok_or_else(|| key_missing(at))?;
+            Ok(Zeroizing::new(value.0.clone()))
+        };
+        let values = keys.iter().map(value).collect::<Result<_, Problem>>();
+        read.into_values().for_each(wipe);
+        Ok(SecretValues { values: values?, version })
+    }
+
+    async fn account(&self, name: &str) -> Result<Account, Problem> {
+        self.find_account(name, None).await.map_err(|e| unavailable(&e))?
+    }
+
+    async fn subject_token(&self, account: &Account, audience: &str) -> Result<SubjectToken, Problem> {
+        let Account { name, uid, .. } = account;
+        let api = Api::<ServiceAccount>::namespaced(self.client.clone(), self.namespace);
+        let request = TokenRequest {
+            // An account made anew meanwhile is another principal.
+            metadata: ObjectMeta { uid: Some(uid.clone()), ..ObjectMeta::default() },
+            spec: TokenRequestSpec {
+                audiences: vec![audience.to_owned()],
+                expiration_seconds: Some(SUBJECT_TOKEN_SECONDS),
+                bound_object_ref: None,
+            },
+            status: None,
+        };
+        let action = format!("token of ServiceAccount {}/{name}", self.namespace);
+        let slow = |reason, why: &str| Problem::slow(reason, format!("{action}: {why}"));
+        match timeout(TIMEOUT, api.create_token_request(name, &PostParams::default(), &request)).await {
+            Ok(Ok(answer)) => {
+                match answer.status.map(|status| status.token).filter(|token| !token.is_empty()) {
+                    Some(token) => Ok(SubjectToken::new(token)),
+                    None => Err(Problem::transient(
+                        Reason::SourceUnavailable,
+                        format!("{action}: the API server's answer holds none"),
+                    )),
+                }
+            }
+            Ok(Err(kube::Error::Api(status))) => Err(match status.code {
+                404 => account_missing(self.namespace, name),
+                403 => slow(
+                    Reason::SourceDenied,
+                    "HTTP 403: the operator may not make tokens here; install the chart with sources.kubernetesServiceAccount=true",
+                ),
+                400..=499 if status.code != 429 => {
+                    slow(Reason::SourceDenied, &format!("HTTP {} {}", status.code, status.reason))
+                }
+                code => Problem::transient(
+                    Reason::SourceUnavailable,
+                    format!("{action}: HTTP {code} {}", status.reason),
+                ),
+            }),
+            Ok(Err(_)) => Err(Problem::transient(
+                Reason::SourceUnavailable,
+                format!("{action}: the API server gave no usable answer"),
+            )),
+            Err(_) => Err(Problem::transient(
+                Reason::SourceUnavailable,
+                format!("{action}: no answer within {} s", TIMEOUT.as_secs()),
+            )),
+        }
+    }
+}
+
+/// Names of the Secrets, each once, in their order.
+fn distinct<'k>(keys: impl Iterator<Item = &'k SecretKey>) -> Vec<&'k str> {
+    keys.fold(Vec::new(), |mut names, key| {
+        if !names.contains(&key.name.as_str()) {
+            names.push(&key.name);
+        }
+        names
+    })
+}
+
+fn wipe(secret: Secret) {
+    secret.data.into_iter().flatten().for_each(|(_, value)| drop(Zeroizing::new(value.0)));
+}
+
+fn unavailable(error: &secrets::Error) -> Problem {
+    Problem::transient(Reason::SecretUnavailable, error.to_string())
+}
+
+fn not_served() -> Problem {
+    Problem::on_change(
+        Reason::Unsupported,
+        "spec.source.kubernetesServiceAccount is switched off in this installation: the operator has no right to make tokens for \
+         ServiceAccounts; install the chart with sources.kubernetesServiceAccount=true (--kubernetes-service-accounts)",
+    )
+}
+
+/// Long enough that the federated token, which does not outlive it, is good for about an hour.
+const SUBJECT_TOKEN_SECONDS: i64 = 3600;
+const TIMEOUT: Duration = Duration::from_secs(10);

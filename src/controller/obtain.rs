@@ -1,0 +1,71 @@
+//! From what is wanted to a verified token: the one path, with a cluster or without.
+
+use crate::{
+    api::Reason,
+    clock,
+    plan::{
+        Problem,
+        decide::{refuse_api, refuse_self},
+        refresh::Lifetime,
+        secret::{Record, sha256_hex},
+        source::Source,
+        validate::Wanted,
+    },
+    token::{
+        RawToken,
+        credentials::Credentials,
+        mint::{Minted, Minter},
+    },
+    verify::{Verifier, claims::Rejected, expect::Expectation},
+};
+
+/// Asks the source and verifies its answer. `authorise` has the last word before the source is asked.
+pub async fn obtain(
+    minter: &Minter,
+    verifier: &Verifier,
+    wanted: &Wanted,
+    credentials: &impl Credentials,
+    authorise: impl Fn() -> Result<(), Problem>,
+) -> Result<(RawToken, Record), Problem> {
+    let source = &wanted.source;
+    if let Source::Impersonation { .. } | Source::SignedJwt { .. } = source {
+        refuse_api(wanted, minter.universe())?;
+        if let Some(operator) = minter.operator().email().await? {
+            refuse_self(source, &operator)?;
+        }
+    }
+    authorise()?;
+    let Minted { token, email, credential } = minter.mint(source, &wanted.audience, credentials).await?;
+    let expected = Expectation::of(source, &wanted.audience, email.as_deref());
+    let checked = verifier
+        .verify(token.expose(), &expected, clock::now())
+        .await
+        .map_err(|why| rejected(source, &why))?;
+    let record = Record {
+        issuer: checked.verified.issuer,
+        identity: Some(checked.verified.identity),
+        life: Lifetime { issued: checked.verified.issued, expires: checked.verified.expires },
+        spec_hash: wanted.spec_hash.clone(),
+        token_sha256: sha256_hex(token.expose().as_bytes()),
+        refresh_handled: wanted.refresh_requested.clone(),
+        credential,
+        signature_checked: checked.signature_checked,
+    };
+    Ok((token, record))
+}
+
+/// The problem of a token that is not the one that was asked for.
+fn rejected(source: &Source, why: &Rejected) -> Problem {
+    let label = source.label();
+    match why {
+        // The same credential gives the same audience again and again.
+        Rejected::Audience { .. } if !source.chooses_audience() => Problem::slow(
+            Reason::TokenRejected,
+            format!(
+                "{label}: {why}; it was not published. The audience of this source's tokens can't be chosen: set spec.audience to \
+                 the one received, or take another source"
+            ),
+        ),
+        why => Problem::transient(Reason::TokenRejected, format!("{label}: {why}; it was not published")),
+    }
+}
