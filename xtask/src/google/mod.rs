@@ -200,6 +200,26 @@ impl Google {
         self.sim.create_account_key(email)
     }
 
+    /// Deletes the keys of an account's key files: what they sign is refused from now on.
+    pub fn delete_service_account_key(&self, email: &str) {
+        if let Some(keys) = lock(&self.sim.account_keys).get_mut(email) {
+            keys.user.clear();
+        }
+    }
+
+    /// Makes the OAuth endpoint take a user's refresh token no longer.
+    pub fn revoke_user(&self, refresh_token: &str) {
+        lock(&self.sim.revoked_refresh_tokens).insert(refresh_token.into());
+    }
+
+    /// Makes the STS know a workload identity provider, in place of any other of the same audience: keys of a running
+    /// cluster are known only once it runs.
+    pub fn set_provider(&self, provider: Provider) {
+        let mut providers = lock(&self.sim.providers);
+        providers.retain(|other| other.audience != provider.audience);
+        providers.push(provider);
+    }
+
     /// Makes a service account exist.
     pub fn create_service_account(&self, email: &str) {
         lock(&self.sim.accounts).insert(email.into());

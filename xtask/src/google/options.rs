@@ -25,7 +25,7 @@ pub struct Options {
     pub mode: Mode,
     /// The GKE cluster that the instance attributes tell of; `None`: they are absent, as on a plain VM.
     pub cluster: Option<Cluster>,
-    /// `None`: the metadata server answers 404, which clients read as the default universe.
+    /// `None`: the metadata server answers 404, which clients read as the default universe. Key files name it too.
     pub universe_domain: Option<String>,
     /// Scopes of the attached service account.
     pub scopes: Vec<String>,

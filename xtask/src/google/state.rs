@@ -15,6 +15,7 @@ use super::keys::{GOOGLE_COMMON_NAME, KeyRing, SECURE_TOKEN_COMMON_NAME, Signing
 use super::log::Log;
 use super::options::{Mode, Options};
 use super::policy::{Grant, Identity, Permission, permits};
+use super::sts::Provider;
 use super::tls::Tls;
 use super::token::AccessToken;
 use crate::clock;
@@ -35,8 +36,11 @@ pub(super) struct Simulator {
     pub(super) lifetimes: Mutex<HashMap<String, Duration>>,
     pub(super) accounts: Mutex<BTreeSet<String>>,
     pub(super) policy: Mutex<Vec<Grant>>,
+    pub(super) providers: Mutex<Vec<Provider>>,
     /// Keys by service account: made by IAM for `signJwt`, or by the account's owner for key files.
     pub(super) account_keys: Mutex<HashMap<String, AccountKeys>>,
+    /// Users' refresh tokens that the OAuth endpoint takes no longer.
+    pub(super) revoked_refresh_tokens: Mutex<BTreeSet<String>>,
     pub(super) access_tokens: Mutex<HashMap<String, AccessToken>>,
     /// The metadata server's cache: what was asked, the answer, and when it ends.
     pub(super) metadata_cache: Mutex<HashMap<String, (String, Timestamp)>>,
@@ -103,7 +107,9 @@ impl Simulator {
             lifetimes: Mutex::default(),
             accounts: Mutex::new(accounts),
             policy: Mutex::new(options.policy.clone()),
+            providers: Mutex::new(options.providers.clone()),
             account_keys: Mutex::default(),
+            revoked_refresh_tokens: Mutex::default(),
             access_tokens: Mutex::default(),
             metadata_cache: Mutex::default(),
             clock_offset: AtomicI64::new(0),
