@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::fault::Endpoint;
 use super::form::decode_segment;
-use super::keys::{certificates, jwks};
+use super::keys::{SigningKey, certificates, jwks};
 use super::reply::{self, Handled};
 use super::serve::Call;
 use super::state::{AccountKeys, Simulator, lock};
@@ -41,10 +41,19 @@ enum Form {
     X509,
 }
 
+impl Form {
+    fn of<'a>(self, keys: impl Iterator<Item = &'a SigningKey>) -> Value {
+        match self {
+            Self::Jwk => jwks(keys),
+            Self::X509 => certificates(keys),
+        }
+    }
+}
+
 /// The form and the account that a path asks for.
 fn account_keys(path: &str) -> Option<(Form, String)> {
     let of = |prefix: &str, form| Some((form, decode_segment(path.strip_prefix(prefix)?)));
-    of("/service_accounts/v1/jwk/", Form::Jwk)
+    of(ACCOUNT_JWKS_PATH, Form::Jwk)
         .or_else(|| of("/service_accounts/v1/metadata/jwk/", Form::Jwk))
         .or_else(|| of("/service_accounts/v1/metadata/x509/", Form::X509))
         .or_else(|| of(ROBOT_X509_PATH, Form::X509))
@@ -52,15 +61,16 @@ fn account_keys(path: &str) -> Option<(Form, String)> {
 
 fn published_by_account(sim: &Simulator, path: &str) -> Option<Value> {
     let (form, email) = account_keys(path)?;
+    if email == SECURE_TOKEN_ACCOUNT {
+        let keys = lock(sim.secure_token_keys());
+        return Some(form.of(keys.published()));
+    }
     if !sim.account_exists(&email) {
         return None;
     }
     let keys = lock(&sim.account_keys);
     let keys = keys.get(&email).into_iter().flat_map(AccountKeys::all);
-    Some(match form {
-        Form::Jwk => jwks(keys),
-        Form::X509 => certificates(keys),
-    })
+    Some(form.of(keys))
 }
 
 fn not_found() -> reply::Reply {
@@ -72,6 +82,12 @@ pub(super) const JWKS_PATH: &str = "/oauth2/v3/certs";
 
 /// Google's keys as certificates.
 pub(super) const CERTS_V1_PATH: &str = "/oauth2/v1/certs";
+
+/// Before a service account's e-mail: its keys as a JWKS.
+pub(super) const ACCOUNT_JWKS_PATH: &str = "/service_accounts/v1/jwk/";
+
+/// The account whose keys sign Identity Platform's ID tokens.
+pub(super) const SECURE_TOKEN_ACCOUNT: &str = "securetoken@system.gserviceaccount.com";
 
 /// Before a service account's e-mail: its keys as certificates, where key files point to.
 pub(super) const ROBOT_X509_PATH: &str = "/robot/v1/metadata/x509/";

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use http::{StatusCode, header};
-use serde_json::json;
 
-use super::iam;
+use super::identity_platform;
+use super::refusal::refuse;
 use super::reply::{self, Reply};
 use super::serve::Call;
 use super::state::{Simulator, lock};
@@ -33,11 +33,15 @@ pub enum Endpoint {
     Sts,
     /// The OAuth token endpoint.
     OauthToken,
+    /// `accounts:signInWithPassword` of Identity Platform.
+    SignInWithPassword,
+    /// The refresh of Identity Platform's tokens.
+    SecureToken,
     /// Google's keys as a JWKS.
     Jwks,
     /// Google's keys as certificates.
     CertsV1,
-    /// The published keys of one service account.
+    /// The published keys of one service account; Identity Platform's are those of one too.
     ServiceAccountKeys,
     /// A path that no API has.
     Unknown,
@@ -47,6 +51,12 @@ impl Endpoint {
     /// Whether the endpoint can answer with an ID token or another JWT.
     fn signs(self) -> bool {
         matches!(self, Self::MetadataIdentity | Self::GenerateIdToken | Self::OauthToken)
+            || self.is_identity_platform()
+    }
+
+    /// Whether Identity Platform answers here.
+    fn is_identity_platform(self) -> bool {
+        matches!(self, Self::SignInWithPassword | Self::SecureToken)
     }
 
     /// Whether the endpoint can answer with an access token.
@@ -77,6 +87,19 @@ pub enum Fault {
     DropConnection,
     /// 200 with a body that means nothing.
     Garbage,
+    /// 200 with a body of 5 MB.
+    TooLarge,
+    /// 400 with this message, `CODE` or `CODE : text`, as Identity Platform refuses.
+    IdentityError(&'static str),
+    /// An error of the OAuth 2 family, as the STS and the token endpoint give it.
+    OauthError {
+        /// The HTTP status.
+        status: u16,
+        /// `error`.
+        code: &'static str,
+        /// `error_description`.
+        description: &'static str,
+    },
     /// An ID token for another audience.
     WrongAudience,
     /// An ID token, or an access token, whose life is over.
@@ -122,6 +145,8 @@ impl Fault {
     pub(super) fn fits(&self, endpoint: Endpoint) -> bool {
         match self {
             Self::ExpiredToken => endpoint.signs() || endpoint.gives_access(),
+            Self::IdentityError(_) => endpoint.is_identity_platform(),
+            Self::OauthError { .. } => matches!(endpoint, Endpoint::Sts | Endpoint::OauthToken),
             _ if self.spoils_token() => endpoint.signs(),
             _ => true,
         }
@@ -143,6 +168,12 @@ impl Fault {
             Self::InternalError => refuse(StatusCode::INTERNAL_SERVER_ERROR),
             Self::Unavailable => refuse(StatusCode::SERVICE_UNAVAILABLE),
             Self::Garbage => reply::body(StatusCode::OK, "text/html", GARBAGE),
+            Self::TooLarge => reply::body(StatusCode::OK, "application/json; charset=UTF-8", large_body()),
+            Self::IdentityError(message) => identity_platform::refusal(call.endpoint, message),
+            Self::OauthError { status, code, description } => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST);
+                reply::oauth_error(status, code, description)
+            }
             _ => return None,
         })
     }
@@ -188,69 +219,14 @@ impl Faults {
     }
 }
 
-/// The refusal in the words of the API that was asked.
-fn refuse(sim: &Simulator, call: &Call, status: StatusCode) -> Reply {
-    match call.endpoint {
-        Endpoint::MetadataIdentity
-        | Endpoint::MetadataToken
-        | Endpoint::MetadataEmail
-        | Endpoint::Metadata => refuse_metadata(status),
-        Endpoint::Sts | Endpoint::OauthToken => refuse_oauth(status),
-        _ => refuse_rpc(sim, call, status),
-    }
+/// JSON, so that nothing but its size is wrong.
+fn large_body() -> String {
+    format!("{{\"padding\":\"{}\"}}", "x".repeat(LARGE))
 }
 
-fn refuse_metadata(status: StatusCode) -> Reply {
-    let json = |code: &str, text: &str| {
-        let value = json!({ "error": code, "error_description": text });
-        reply::body(status, "application/json", value.to_string())
-    };
-    match status.as_u16() {
-        429 => json(
-            "quota_exceeded",
-            "The request was throttled due to rate limit. Please retry after a few seconds.",
-        ),
-        404 => json("invalid_request", "Service account not enabled on this instance"),
-        403 => {
-            reply::body(status, "text/html", "Unable to generate access token; IAM returned 403 Forbidden")
-        }
-        500 => reply::body(status, "text/html", "GKE Metadata Server: Internal Server Error"),
-        _ => reply::body(status, "text/html", "Service Unavailable"),
-    }
-}
-
-fn refuse_rpc(sim: &Simulator, call: &Call, status: StatusCode) -> Reply {
-    match (status.as_u16(), iam::Target::of(call.uri.path())) {
-        (403, Some(target)) => iam::permission_denied(target.permission()),
-        (403, None) => reply::rpc_error(status, "The caller does not have permission", &[]),
-        (404, Some(target)) => iam::no_such_account(&target.account),
-        (404, None) => reply::rpc_error(status, "Requested entity was not found.", &[]),
-        (429, _) => {
-            let number = sim.options.project_number;
-            reply::rpc_error(status, &format!("{QUOTA_TEXT} for consumer 'project_number:{number}'."), &[])
-        }
-        (500, _) => reply::rpc_error(status, "Internal error encountered.", &[]),
-        _ => reply::rpc_error(status, "The service is currently unavailable.", &[]),
-    }
-}
-
-fn refuse_oauth(status: StatusCode) -> Reply {
-    let (code, text) = match status.as_u16() {
-        429 => (
-            "quota_exceeded",
-            "The request was throttled due to rate limit: sts.googleapis.com/requests. Please retry after a few seconds.",
-        ),
-        403 => ("access_denied", "Account restricted"),
-        404 => ("invalid_request", "Not Found"),
-        500 => ("internal_failure", "Internal error encountered."),
-        _ => ("temporarily_unavailable", "The service is currently unavailable."),
-    };
-    reply::oauth_error(status, code, text)
-}
+const LARGE: usize = 5 << 20;
 
 const GARBAGE: &str = "<html><body>\u{1}\u{2} this is not what you asked for </body></html>";
-
-const QUOTA_TEXT: &str = "Quota exceeded for quota metric 'Generate credentials requests' and limit 'Generate credentials requests per minute' of service 'iamcredentials.googleapis.com'";
 
 #[cfg(test)]
 mod tests {
@@ -272,5 +248,11 @@ mod tests {
         assert!(Fault::ExpiredToken.fits(Endpoint::Sts));
         assert!(!Fault::ExpiredToken.fits(Endpoint::Jwks));
         assert!(Fault::NotFound.fits(Endpoint::Jwks));
+        assert!(Fault::WrongIssuer.fits(Endpoint::SecureToken));
+        assert!(Fault::IdentityError("USER_DISABLED").fits(Endpoint::SignInWithPassword));
+        assert!(!Fault::IdentityError("USER_DISABLED").fits(Endpoint::OauthToken));
+        let oauth = Fault::OauthError { status: 400, code: "invalid_grant", description: "" };
+        assert!(oauth.fits(Endpoint::Sts) && oauth.fits(Endpoint::OauthToken));
+        assert!(!oauth.fits(Endpoint::SecureToken));
     }
 }

@@ -139,4 +139,7 @@ fn certificate(common_name: &str, now: Timestamp) -> anyhow::Result<rcgen::Certi
 /// Common name of the certificates of Google's ID token keys.
 pub(super) const GOOGLE_COMMON_NAME: &str = "federated-signon.system.gserviceaccount.com";
 
+/// Common name of the certificates of Identity Platform's ID token keys.
+pub(super) const SECURE_TOKEN_COMMON_NAME: &str = "securetoken.system.gserviceaccount.com";
+
 const KID_BYTES: usize = 20;

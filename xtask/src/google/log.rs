@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use aws_lc_rs::digest;
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use jiff::Timestamp;
 
 use super::fault::Endpoint;
@@ -21,7 +21,7 @@ pub struct Request {
     pub endpoint: Endpoint,
     /// The HTTP method.
     pub method: String,
-    /// Path and query as sent.
+    /// Path and query as sent; an API key in them is replaced like a header's credentials.
     pub path_and_query: String,
     /// The headers in their order, names in lower case; credentials are replaced by a hash that is the same for the
     /// same value.
@@ -60,7 +60,7 @@ impl Log {
             at,
             endpoint: call.endpoint,
             method: call.method.to_string(),
-            path_and_query: call.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+            path_and_query: redact_key(call),
             headers: redact(&call.headers),
             audience: call.audience(),
             status: None,
@@ -118,8 +118,8 @@ fn redact(headers: &HeaderMap) -> Vec<(String, String)> {
     headers
         .iter()
         .map(|(name, value)| {
-            let value = if name == header::AUTHORIZATION || name == header::PROXY_AUTHORIZATION {
-                format!("sha256:{}", &hex(digest::digest(&digest::SHA256, value.as_bytes()).as_ref())[..16])
+            let value = if CREDENTIALS.contains(&name.as_str()) {
+                hash(value.as_bytes())
             } else {
                 String::from_utf8_lossy(value.as_bytes()).into_owned()
             };
@@ -127,3 +127,21 @@ fn redact(headers: &HeaderMap) -> Vec<(String, String)> {
         })
         .collect()
 }
+
+/// Path and query without the API key.
+fn redact_key(call: &Call) -> String {
+    let Some(query) = call.uri.query() else { return call.uri.path().into() };
+    let redact = |part: &str| match part.split_once('=') {
+        Some(("key", key)) => format!("key={}", hash(key.as_bytes())),
+        _ => part.into(),
+    };
+    let parts: Vec<_> = query.split('&').map(redact).collect();
+    format!("{}?{}", call.uri.path(), parts.join("&"))
+}
+
+fn hash(credential: &[u8]) -> String {
+    format!("sha256:{}", &hex(digest::digest(&digest::SHA256, credential).as_ref())[..16])
+}
+
+/// Headers that carry credentials.
+const CREDENTIALS: [&str; 3] = ["authorization", "proxy-authorization", "x-goog-api-key"];

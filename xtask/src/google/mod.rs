@@ -4,7 +4,8 @@
 //! client → serve ─ log ─ fault ─┬─ metadata ─┐
 //!                               ├─ iam ──────┤ policy
 //!                               ├─ sts ──────┼─ token ─ keys
-//!                               ├─ oauth ────┘
+//!                               ├─ oauth ────┤
+//!                               ├─ identity ─┘
 //!                               └─ certs ───────────── keys
 //! ```
 //!
@@ -15,6 +16,7 @@ mod certs;
 mod fault;
 mod form;
 mod iam;
+mod identity_platform;
 mod jwt;
 mod keys;
 mod log;
@@ -22,6 +24,7 @@ mod metadata;
 mod oauth;
 mod options;
 mod policy;
+mod refusal;
 mod reply;
 mod serve;
 mod state;
@@ -37,6 +40,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 pub use fault::{Endpoint, Fault};
+pub use identity_platform::PasswordUser;
 pub use log::Request;
 pub use options::{CLOUD_PLATFORM, Cluster, DEFAULT_ACCOUNT, EmailClaim, Mode, Options, Ports, User};
 pub use policy::{Grant, Role};
@@ -61,13 +65,26 @@ impl Google {
         let (iam, iam_credentials) = serve::bind(scheme, address, ports.iam_credentials).await?;
         let (sts, sts_origin) = serve::bind(scheme, address, ports.sts).await?;
         let (oauth, oauth_origin) = serve::bind(scheme, address, ports.oauth).await?;
-        let origins =
-            Origins { metadata: metadata_origin, iam_credentials, sts: sts_origin, oauth: oauth_origin };
+        let (toolkit, identity_toolkit) = serve::bind(scheme, address, ports.identity_toolkit).await?;
+        let (secure, secure_token) = serve::bind(scheme, address, ports.secure_token).await?;
+        let origins = Origins {
+            metadata: metadata_origin,
+            iam_credentials,
+            sts: sts_origin,
+            oauth: oauth_origin,
+            identity_toolkit,
+            secure_token,
+        };
         let sim = Arc::new(Simulator::new(options, origins, tls)?);
         let mut listeners = JoinSet::new();
-        for (api, listener) in
-            [(Api::Metadata, metadata), (Api::IamCredentials, iam), (Api::Sts, sts), (Api::Oauth, oauth)]
-        {
+        for (api, listener) in [
+            (Api::Metadata, metadata),
+            (Api::IamCredentials, iam),
+            (Api::Sts, sts),
+            (Api::Oauth, oauth),
+            (Api::IdentityToolkit, toolkit),
+            (Api::SecureToken, secure),
+        ] {
             listeners.spawn(serve::accept(Arc::clone(&sim), api, listener));
         }
         Ok(Self { sim, listeners })
@@ -102,6 +119,18 @@ impl Google {
         &self.sim.origins.sts
     }
 
+    /// The origin of Identity Platform's sign-in.
+    #[must_use]
+    pub fn identity_toolkit_url(&self) -> &str {
+        &self.sim.origins.identity_toolkit
+    }
+
+    /// The origin of Identity Platform's refresh.
+    #[must_use]
+    pub fn secure_token_url(&self) -> &str {
+        &self.sim.origins.secure_token
+    }
+
     /// The OAuth token endpoint, the whole URL.
     #[must_use]
     pub fn oauth_token_url(&self) -> String {
@@ -123,7 +152,19 @@ impl Google {
     /// The keys of a service account as a JWKS, the whole URL: they verify what `signJwt` signed.
     #[must_use]
     pub fn service_account_jwks_url(&self, email: &str) -> String {
-        format!("{}/service_accounts/v1/jwk/{email}", self.sim.origins.oauth)
+        format!("{}{}{email}", self.sim.origins.oauth, certs::ACCOUNT_JWKS_PATH)
+    }
+
+    /// The same URL for any service account, with `{email}` in place of its e-mail.
+    #[must_use]
+    pub fn service_account_jwks_url_template(&self) -> String {
+        self.service_account_jwks_url("{email}")
+    }
+
+    /// Identity Platform's keys as a JWKS, the whole URL.
+    #[must_use]
+    pub fn secure_token_jwks_url(&self) -> String {
+        self.service_account_jwks_url(certs::SECURE_TOKEN_ACCOUNT)
     }
 
     /// The numeric unique ID of an account: `sub` of its ID tokens.
@@ -147,9 +188,36 @@ impl Google {
         lock(&self.sim.keys).retire_old();
     }
 
+    /// [`Self::rotate_keys`] for the keys of Identity Platform.
+    pub fn rotate_secure_token_keys(&self) -> anyhow::Result<()> {
+        let key = keys::SigningKey::generate(keys::SECURE_TOKEN_COMMON_NAME, self.sim.now())?;
+        lock(self.sim.secure_token_keys()).rotate(key);
+        Ok(())
+    }
+
     /// Makes a key for a service account, which then exists; gives the text of the key file.
     pub fn create_service_account_key(&self, email: &str) -> anyhow::Result<String> {
         self.sim.create_account_key(email)
+    }
+
+    /// Deletes the keys of an account's key files: what they sign is refused from now on.
+    pub fn delete_service_account_key(&self, email: &str) {
+        if let Some(keys) = lock(&self.sim.account_keys).get_mut(email) {
+            keys.user.clear();
+        }
+    }
+
+    /// Makes the OAuth endpoint take a user's refresh token no longer.
+    pub fn revoke_user(&self, refresh_token: &str) {
+        lock(&self.sim.revoked_refresh_tokens).insert(refresh_token.into());
+    }
+
+    /// Makes the STS know a workload identity provider, in place of any other of the same audience: keys of a running
+    /// cluster are known only once it runs.
+    pub fn set_provider(&self, provider: Provider) {
+        let mut providers = lock(&self.sim.providers);
+        providers.retain(|other| other.audience != provider.audience);
+        providers.push(provider);
     }
 
     /// Makes a service account exist.

@@ -54,7 +54,7 @@ impl Simulator {
             "token_uri": self.oauth_token_url(),
             "auth_provider_x509_cert_url": format!("{origin}{CERTS_V1_PATH}"),
             "client_x509_cert_url": format!("{origin}{ROBOT_X509_PATH}{}", email.replace('@', "%40")),
-            "universe_domain": "googleapis.com",
+            "universe_domain": self.options.universe_domain.as_deref().unwrap_or("googleapis.com"),
         });
         lock(&self.accounts).insert(email.into());
         lock(&self.account_keys).entry(email.into()).or_default().user.push(key);
@@ -113,7 +113,10 @@ fn refresh(sim: &Simulator, form: &Form, fault: Option<&Fault>) -> Handled {
     if !users.iter().any(|user| Some(user.client_secret.as_str()) == form.get("client_secret")) {
         return Err(refuse_client("Unauthorized"));
     }
-    let user = users.into_iter().find(|user| Some(user.refresh_token.as_str()) == form.get("refresh_token"));
+    let user = users.into_iter().find(|user| {
+        Some(user.refresh_token.as_str()) == form.get("refresh_token")
+            && !lock(&sim.revoked_refresh_tokens).contains(&user.refresh_token)
+    });
     let user = user.ok_or_else(|| refuse("invalid_grant", "Token has been expired or revoked."))?;
     let mut answer = access_token(sim, Identity::User(user.email.clone()), user.scopes.clone(), fault);
     answer.insert("scope".into(), json!(user.scopes.join(" ")));

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use super::identity_platform::PasswordUser;
 use super::policy::{Grant, Role};
 use super::sts::Provider;
 
@@ -24,7 +25,7 @@ pub struct Options {
     pub mode: Mode,
     /// The GKE cluster that the instance attributes tell of; `None`: they are absent, as on a plain VM.
     pub cluster: Option<Cluster>,
-    /// `None`: the metadata server answers 404, which clients read as the default universe.
+    /// `None`: the metadata server answers 404, which clients read as the default universe. Key files name it too.
     pub universe_domain: Option<String>,
     /// Scopes of the attached service account.
     pub scopes: Vec<String>,
@@ -40,6 +41,12 @@ pub struct Options {
     pub providers: Vec<Provider>,
     /// Users whose refresh tokens the OAuth endpoint knows.
     pub users: Vec<User>,
+    /// The project whose Identity Platform this is: `aud` of its ID tokens.
+    pub identity_project: String,
+    /// API keys that Identity Platform takes.
+    pub api_keys: Vec<String>,
+    /// Users who sign in to Identity Platform by password. Its tenants are those that the users are in.
+    pub password_users: Vec<PasswordUser>,
     /// `exp - iat` of Google-signed ID tokens.
     pub id_token_lifetime: Duration,
     /// Life of access tokens.
@@ -68,6 +75,9 @@ impl Default for Options {
             policy: Vec::new(),
             providers: Vec::new(),
             users: Vec::new(),
+            identity_project: "demo-project".into(),
+            api_keys: Vec::new(),
+            password_users: Vec::new(),
             id_token_lifetime: Duration::from_secs(3600),
             access_token_lifetime: Duration::from_secs(3600),
             jwks_max_age: Duration::from_secs(21_600),
@@ -105,6 +115,20 @@ impl Options {
         self
     }
 
+    /// Makes Identity Platform take an API key.
+    #[must_use]
+    pub fn api_key(mut self, key: &str) -> Self {
+        self.api_keys.push(key.into());
+        self
+    }
+
+    /// Makes Identity Platform know a user, and the tenant that the user is in.
+    #[must_use]
+    pub fn password_user(mut self, user: PasswordUser) -> Self {
+        self.password_users.push(user);
+        self
+    }
+
     /// Answers as GKE's metadata server to a pod whose Kubernetes service account is annotated with `google_account`,
     /// which then exists and lets the pod be it.
     #[must_use]
@@ -137,6 +161,10 @@ pub struct Ports {
     pub sts: u16,
     /// The OAuth token endpoint and the published keys.
     pub oauth: u16,
+    /// Identity Platform's sign-in.
+    pub identity_toolkit: u16,
+    /// Identity Platform's refresh.
+    pub secure_token: u16,
 }
 
 /// Whose metadata server the simulator is.

@@ -26,11 +26,16 @@ pub(super) fn json(status: StatusCode, value: &Value) -> Reply {
 
 /// A `google.rpc.Status` in JSON, as the googleapis.com APIs give errors.
 pub(super) fn rpc_error(status: StatusCode, message: &str, details: &[Value]) -> Reply {
+    json(status, &json!({ "error": rpc_status(status, message, details) }))
+}
+
+/// The `google.rpc.Status` itself.
+pub(super) fn rpc_status(status: StatusCode, message: &str, details: &[Value]) -> Value {
     let mut error = json!({ "code": status.as_u16(), "message": message, "status": rpc_code(status) });
     if !details.is_empty() {
         error["details"] = json!(details);
     }
-    json(status, &json!({ "error": error }))
+    error
 }
 
 /// A detail of type `google.rpc.ErrorInfo`.

@@ -22,7 +22,7 @@ use super::form::Form;
 use super::jwt::Jwt;
 use super::reply::{Handled, Reply};
 use super::state::Simulator;
-use super::{certs, iam, metadata, oauth, sts};
+use super::{certs, iam, identity_platform, metadata, oauth, sts};
 
 /// The APIs, each on its own port.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,10 @@ pub(super) enum Api {
     Sts,
     /// The token endpoint and the published keys.
     Oauth,
+    /// Identity Platform's sign-in.
+    IdentityToolkit,
+    /// Identity Platform's refresh.
+    SecureToken,
 }
 
 impl Api {
@@ -42,6 +46,8 @@ impl Api {
             Self::Sts => sts::endpoint(path),
             Self::Oauth if path == oauth::PATH => Endpoint::OauthToken,
             Self::Oauth => certs::endpoint(path),
+            Self::IdentityToolkit => identity_platform::sign_in_endpoint(path),
+            Self::SecureToken => identity_platform::refresh_endpoint(path),
         }
     }
 
@@ -52,6 +58,7 @@ impl Api {
             Self::Sts => sts::handle(sim, call, fault),
             Self::Oauth if call.endpoint == Endpoint::OauthToken => oauth::handle(sim, call, fault),
             Self::Oauth => certs::handle(sim, call),
+            Self::IdentityToolkit | Self::SecureToken => identity_platform::handle(sim, call, fault),
         }
     }
 

@@ -3,17 +3,19 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use jiff::{SignedDuration, Timestamp};
 
 use super::fault::Faults;
-use super::keys::{GOOGLE_COMMON_NAME, KeyRing, SigningKey};
+use super::identity_platform::Users;
+use super::keys::{GOOGLE_COMMON_NAME, KeyRing, SECURE_TOKEN_COMMON_NAME, SigningKey};
 use super::log::Log;
 use super::options::{Mode, Options};
 use super::policy::{Grant, Identity, Permission, permits};
+use super::sts::Provider;
 use super::tls::Tls;
 use super::token::AccessToken;
 use crate::clock;
@@ -26,13 +28,19 @@ pub(super) struct Simulator {
     pub(super) faults: Faults,
     pub(super) log: Log,
     pub(super) keys: Mutex<KeyRing>,
+    /// Identity Platform's keys; made when first asked for, since few tests need them.
+    secure_token_keys: OnceLock<Mutex<KeyRing>>,
+    pub(super) users: Users,
     pub(super) settings: Mutex<Settings>,
     /// Lives of ID tokens by audience, where they differ.
     pub(super) lifetimes: Mutex<HashMap<String, Duration>>,
     pub(super) accounts: Mutex<BTreeSet<String>>,
     pub(super) policy: Mutex<Vec<Grant>>,
+    pub(super) providers: Mutex<Vec<Provider>>,
     /// Keys by service account: made by IAM for `signJwt`, or by the account's owner for key files.
     pub(super) account_keys: Mutex<HashMap<String, AccountKeys>>,
+    /// Users' refresh tokens that the OAuth endpoint takes no longer.
+    pub(super) revoked_refresh_tokens: Mutex<BTreeSet<String>>,
     pub(super) access_tokens: Mutex<HashMap<String, AccessToken>>,
     /// The metadata server's cache: what was asked, the answer, and when it ends.
     pub(super) metadata_cache: Mutex<HashMap<String, (String, Timestamp)>>,
@@ -46,6 +54,8 @@ pub(super) struct Origins {
     pub(super) iam_credentials: String,
     pub(super) sts: String,
     pub(super) oauth: String,
+    pub(super) identity_toolkit: String,
+    pub(super) secure_token: String,
 }
 
 /// What can be changed while the simulator runs.
@@ -91,11 +101,15 @@ impl Simulator {
             faults: Faults::default(),
             log: Log::default(),
             keys: Mutex::new(KeyRing::new(first_key)),
+            secure_token_keys: OnceLock::new(),
+            users: Users::new(&options),
             settings: Mutex::new(settings),
             lifetimes: Mutex::default(),
             accounts: Mutex::new(accounts),
             policy: Mutex::new(options.policy.clone()),
+            providers: Mutex::new(options.providers.clone()),
             account_keys: Mutex::default(),
+            revoked_refresh_tokens: Mutex::default(),
             access_tokens: Mutex::default(),
             metadata_cache: Mutex::default(),
             clock_offset: AtomicI64::new(0),
@@ -112,6 +126,14 @@ impl Simulator {
     pub(super) fn advance_clock(&self, by: Duration) {
         let seconds = i64::try_from(by.as_secs()).unwrap_or(i64::MAX);
         self.clock_offset.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    /// Identity Platform's keys.
+    pub(super) fn secure_token_keys(&self) -> &Mutex<KeyRing> {
+        self.secure_token_keys.get_or_init(|| {
+            let key = SigningKey::generate(SECURE_TOKEN_COMMON_NAME, self.now());
+            Mutex::new(KeyRing::new(key.expect("a second key is made like the first")))
+        })
     }
 
     pub(super) fn settings(&self) -> Settings {

@@ -9,7 +9,7 @@ use super::jwt::{Jwt, Refused};
 use super::policy::Identity;
 use super::reply::{self, Handled, Reply};
 use super::serve::Call;
-use super::state::Simulator;
+use super::state::{Simulator, lock};
 use super::token::seconds_until;
 
 /// A workload identity provider.
@@ -109,7 +109,7 @@ pub(super) fn handle(sim: &Simulator, call: &Call, fault: Option<&Fault>) -> Han
     }
     let params = Params::of(call).ok_or_else(|| invalid_request("Malformed request body."))?;
     check_kind(&params)?;
-    let provider = provider(sim, &params)?;
+    let provider = &provider(sim, &params)?;
     let token = params.get("subject_token").unwrap_or_default();
     let jwt =
         Jwt::parse(&token).ok_or_else(|| invalid_request("Unable to parse the subject token as a JWT."))?;
@@ -174,9 +174,9 @@ fn check_kind(params: &Params) -> Result<(), Reply> {
     }
 }
 
-fn provider<'a>(sim: &'a Simulator, params: &Params) -> Result<&'a Provider, Reply> {
+fn provider(sim: &Simulator, params: &Params) -> Result<Provider, Reply> {
     let audience = params.get("audience").unwrap_or_default();
-    sim.options.providers.iter().find(|provider| provider.audience == audience).ok_or_else(|| {
+    lock(&sim.providers).iter().find(|provider| provider.audience == audience).cloned().ok_or_else(|| {
         refuse(
             StatusCode::BAD_REQUEST,
             "invalid_target",

@@ -1,5 +1,6 @@
 //! Google's ID tokens and access tokens, whole or spoilt by a fault.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
@@ -8,7 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::fault::{Endpoint, Fault};
-use super::keys::unsigned;
+use super::identity_platform::PasswordUser;
+use super::keys::{KeyRing, unsigned};
 use super::policy::Identity;
 use super::state::{Simulator, lock, unique_id};
 
@@ -23,6 +25,14 @@ pub(super) struct IdTokenRequest<'a> {
     pub(super) authorized_party: Option<&'a str>,
     /// The claim `google`, for tokens that describe a VM.
     pub(super) google: Option<Value>,
+}
+
+/// What an ID token of Identity Platform is to say.
+pub(super) struct UserTokenRequest<'a> {
+    pub(super) endpoint: Endpoint,
+    pub(super) user: &'a PasswordUser,
+    /// When the user signed in.
+    pub(super) auth_time: Timestamp,
 }
 
 /// An access token's holder and limits.
@@ -40,17 +50,44 @@ impl Simulator {
         request: &IdTokenRequest<'_>,
         fault: Option<&Fault>,
     ) -> (String, Timestamp) {
+        let (issued, expires) = self.id_token_life(request.audience);
+        let claims = claims(&self.options.issuer, request, issued, expires);
+        (self.mint(&self.keys, request.endpoint, claims, fault), expires)
+    }
+
+    /// Signs an ID token of Identity Platform; gives it with its real end.
+    pub(super) fn mint_user_token(
+        &self,
+        request: &UserTokenRequest<'_>,
+        fault: Option<&Fault>,
+    ) -> (String, Timestamp) {
+        let project = &self.options.identity_project;
+        let (issued, expires) = self.id_token_life(project);
+        let claims = user_claims(project, request, issued, expires);
+        (self.mint(self.secure_token_keys(), request.endpoint, claims, fault), expires)
+    }
+
+    fn id_token_life(&self, audience: &str) -> (Timestamp, Timestamp) {
         let issued = self.now();
-        let own = lock(&self.lifetimes).get(request.audience).copied();
-        let expires = issued + signed(own.unwrap_or_else(|| self.settings().id_token_lifetime));
-        let mut claims = claims(&self.options.issuer, request, issued, expires);
+        let own = lock(&self.lifetimes).get(audience).copied();
+        (issued, issued + signed(own.unwrap_or_else(|| self.settings().id_token_lifetime)))
+    }
+
+    /// Signs the claims, spoilt as the fault wants it, and notes the token.
+    fn mint(
+        &self,
+        keys: &Mutex<KeyRing>,
+        endpoint: Endpoint,
+        mut claims: Value,
+        fault: Option<&Fault>,
+    ) -> String {
         if let Some(fault) = fault {
-            spoil_claims(&mut claims, fault, issued, expires);
+            spoil_claims(&mut claims, fault);
         }
-        let token = self.sign(&claims, fault);
-        self.log.minted(request.endpoint);
+        let token = self.sign(keys, &claims, fault);
+        self.log.minted(endpoint);
         self.log.issued(&token);
-        (token, expires)
+        token
     }
 
     /// Issues an access token; gives it with the end that the answer is to name.
@@ -71,8 +108,8 @@ impl Simulator {
         (token, expires)
     }
 
-    fn sign(&self, claims: &Value, fault: Option<&Fault>) -> String {
-        let mut keys = lock(&self.keys);
+    fn sign(&self, keys: &Mutex<KeyRing>, claims: &Value, fault: Option<&Fault>) -> String {
+        let mut keys = lock(keys);
         match fault {
             Some(Fault::UnknownKey) => keys.unpublished(self.now()).sign(claims),
             Some(Fault::BadSignature) => break_signature(&keys.signing().sign(claims)),
@@ -120,20 +157,47 @@ fn claims(signer: &str, request: &IdTokenRequest<'_>, issued: Timestamp, expires
     claims
 }
 
-fn spoil_claims(claims: &mut Value, fault: &Fault, issued: Timestamp, expires: Timestamp) {
+fn user_claims(
+    project: &str,
+    request: &UserTokenRequest<'_>,
+    issued: Timestamp,
+    expires: Timestamp,
+) -> Value {
+    let user = request.user;
+    let mut claims = json!({
+        "iss": format!("{SECURE_TOKEN_ISSUER}{project}"),
+        "aud": project,
+        "auth_time": request.auth_time.as_second(),
+        "user_id": user.local_id,
+        "sub": user.local_id,
+        "iat": issued.as_second(),
+        "exp": expires.as_second(),
+        "email": user.email,
+        "email_verified": user.email_verified,
+        "firebase": { "identities": { "email": [user.email] }, "sign_in_provider": "password" },
+    });
+    if let Some(tenant) = &user.tenant {
+        claims["firebase"]["tenant"] = json!(tenant);
+    }
+    claims
+}
+
+fn spoil_claims(claims: &mut Value, fault: &Fault) {
+    let seconds = |name: &str| claims[name].as_i64().unwrap_or_default();
+    let (issued, expires) = (seconds("iat"), seconds("exp"));
     match fault {
         Fault::WrongAudience => claims["aud"] = json!("https://wrong-audience.example.com"),
         Fault::WrongIssuer => claims["iss"] = json!("https://wrong-issuer.example.com"),
         Fault::WrongEmail => claims["email"] = json!("somebody-else@other-project.iam.gserviceaccount.com"),
         Fault::UnverifiedEmail => claims["email_verified"] = json!(false),
         Fault::ExpiredToken => {
-            let end = issued - EXPIRED_SINCE;
-            claims["iat"] = json!((end - expires.duration_since(issued)).as_second());
-            claims["exp"] = json!(end.as_second());
+            let end = issued - EXPIRED_SINCE.as_secs();
+            claims["iat"] = json!(end - (expires - issued));
+            claims["exp"] = json!(end);
         }
         Fault::FutureIat => {
-            claims["iat"] = json!((issued + AHEAD).as_second());
-            claims["exp"] = json!((expires + AHEAD).as_second());
+            claims["iat"] = json!(issued + AHEAD.as_secs());
+            claims["exp"] = json!(expires + AHEAD.as_secs());
         }
         _ => {}
     }
@@ -148,6 +212,9 @@ fn break_signature(token: &str) -> String {
     }
     format!("{message}.{}", BASE64URL.encode(bytes))
 }
+
+/// Before the project's ID, the issuer of Identity Platform's tokens.
+const SECURE_TOKEN_ISSUER: &str = "https://securetoken.google.com/";
 
 /// Beyond any tolerated skew of clocks.
 const EXPIRED_SINCE: SignedDuration = SignedDuration::from_mins(10);

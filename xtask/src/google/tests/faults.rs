@@ -118,6 +118,31 @@ async fn garbage_is_a_success_without_sense() {
 }
 
 #[tokio::test]
+async fn a_large_answer_has_5_mb() {
+    let (google, bearer) = start().await;
+    google.set_fault(Endpoint::GenerateIdToken, Fault::TooLarge);
+    let answer = generate(&google, &bearer).await;
+    assert_eq!((answer.status, answer.body.len()), (200, 5_242_894));
+    assert_eq!(answer.text("padding").len(), 5_242_880);
+}
+
+#[tokio::test]
+async fn oauth_errors_are_as_asked() {
+    let (google, _) = start().await;
+    let description = "The given credential is rejected by the attribute condition.";
+    let fault = Fault::OauthError { status: 400, code: "unauthorized_client", description };
+    for (endpoint, url) in [
+        (Endpoint::Sts, format!("{}/v1/token", google.sts_url())),
+        (Endpoint::OauthToken, google.oauth_token_url()),
+    ] {
+        google.set_fault(endpoint, fault.clone());
+        let answer = post_form(&url, &[]).await;
+        let expected = json!({ "error": "unauthorized_client", "error_description": description });
+        assert_eq!((answer.status, answer.json()), (400, expected));
+    }
+}
+
+#[tokio::test]
 async fn latency_delays_the_right_answer() {
     let (google, bearer) = start().await;
     google.set_fault(Endpoint::GenerateIdToken, Fault::Latency(Duration::from_millis(300)));

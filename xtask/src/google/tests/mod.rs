@@ -3,6 +3,7 @@
 
 mod faults;
 mod iam;
+mod identity_platform;
 mod keys;
 mod log;
 mod metadata;

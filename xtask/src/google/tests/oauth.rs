@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::super::keys::SigningKey;
-use super::super::{Endpoint, User};
+use super::super::{Endpoint, Role, User};
 use super::*;
 
 const CLIENT_ID: &str = "764086051850-demo.apps.googleusercontent.com";
@@ -212,4 +212,77 @@ async fn bad_refreshes_are_refused() {
             json!({ "error": "unsupported_grant_type", "error_description": "Invalid grant_type: password" })
         )
     );
+}
+
+#[tokio::test]
+async fn a_deleted_key_signs_no_more() {
+    let (google, key) = KeyFile::create().await;
+    let assertion = key.sign(&key.claims());
+    assert_eq!(exchange(&google, &assertion).await.status, 200);
+    google.delete_service_account_key(CALLER);
+    let refused = exchange(&google, &assertion).await;
+    let expected = json!({ "error": "invalid_grant", "error_description": "Invalid JWT Signature." });
+    assert_eq!((refused.status, refused.json()), (400, expected));
+    let file: Value = serde_json::from_str(&google.create_service_account_key(CALLER).unwrap()).unwrap();
+    let new = KeyFile(file);
+    assert_eq!(exchange(&google, &new.sign(&new.claims())).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_revoked_users_token_is_an_invalid_grant() {
+    let google = start_with_user(&["openid"]).await;
+    assert_eq!(refresh(&google, CLIENT_ID, "secret", "1//refresh").await.status, 200);
+    google.revoke_user("1//refresh");
+    let refused = refresh(&google, CLIENT_ID, "secret", "1//refresh").await;
+    let expected =
+        json!({ "error": "invalid_grant", "error_description": "Token has been expired or revoked." });
+    assert_eq!((refused.status, refused.json()), (400, expected));
+}
+
+#[tokio::test]
+async fn a_key_file_names_its_universe() {
+    let options = Options { universe_domain: Some("s3nsapis.fr".into()), ..Options::default() };
+    let google = Google::start(options).await.unwrap();
+    let file: Value = serde_json::from_str(&google.create_service_account_key(CALLER).unwrap()).unwrap();
+    assert_eq!(file["universe_domain"], "s3nsapis.fr");
+}
+
+/// What google-auth sends to IAM Credentials in other universes.
+fn self_signed_claims() -> Value {
+    let now = crate::clock::now().as_second();
+    let scope = "https://www.googleapis.com/auth/iam";
+    json!({ "iss": CALLER, "sub": CALLER, "iat": now, "exp": now + 3600, "scope": scope })
+}
+
+#[tokio::test]
+async fn a_self_signed_jwt_stands_for_an_access_token() {
+    let (google, key) = KeyFile::create().await;
+    let method = format!("{CALLER}:generateIdToken");
+    let ask = async |claims: &Value| {
+        call_iam(&google, &key.sign(claims), &method, json!({ "audience": AUDIENCE })).await
+    };
+    assert_eq!(ask(&self_signed_claims()).await.status, 403, "known, but without a role on itself");
+    google.grant(&format!("serviceAccount:{CALLER}"), Role::OpenIdTokenCreator, CALLER);
+    let minted = ask(&self_signed_claims()).await;
+    assert_eq!(claims(&minted.text("token"))["aud"], "https://orders-abc-uc.a.run.app");
+    let now = crate::clock::now().as_second();
+    let cases = [
+        ("sub", json!("other@demo-project.iam.gserviceaccount.com"), 401),
+        ("iss", json!("other@demo-project.iam.gserviceaccount.com"), 401),
+        ("exp", json!(now + 7200), 401),
+        ("exp", json!(now - 1), 401),
+        ("iat", json!(now + 3000), 401),
+        ("scope", json!("openid"), 403),
+        ("scope", json!("https://www.googleapis.com/auth/cloud-platform"), 200),
+    ];
+    for (name, value, status) in cases {
+        let mut claims = self_signed_claims();
+        claims[name] = value.clone();
+        assert_eq!(ask(&claims).await.status, status, "{name} = {value}");
+    }
+    let stranger = SigningKey::generate("stranger", crate::clock::now()).unwrap();
+    let forged = stranger.sign(&self_signed_claims());
+    assert_eq!(call_iam(&google, &forged, &method, json!({ "audience": AUDIENCE })).await.status, 401);
+    google.delete_service_account_key(CALLER);
+    assert_eq!(ask(&self_signed_claims()).await.status, 401);
 }

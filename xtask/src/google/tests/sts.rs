@@ -256,3 +256,16 @@ async fn the_answer_does_not_outlive_either_limit() {
     assert_eq!(cluster.google.requests()[0].audience.as_deref(), Some(POOL_AUDIENCE));
     assert_eq!(cluster.google.count(Endpoint::Sts), 1);
 }
+
+#[tokio::test]
+async fn keys_can_be_uploaded_again() {
+    let cluster = Cluster::start(|pool| pool).await;
+    let new = SigningKey::generate("rotated", crate::clock::now()).unwrap();
+    let token = new.sign(&pod_claims(POOL_AUDIENCE));
+    assert_eq!(cluster.exchange(POOL_AUDIENCE, &token).await.status, 400);
+    let pool = Provider::pool(123_456_789_012, "pool", "cluster", ISSUER);
+    cluster.google.set_provider(pool.with_jwks(jwks_of(std::iter::once(&new))));
+    assert_eq!(cluster.exchange(POOL_AUDIENCE, &token).await.status, 200);
+    let old = cluster.token(&pod_claims(POOL_AUDIENCE));
+    assert_eq!(cluster.exchange(POOL_AUDIENCE, &old).await.status, 400);
+}
