@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     endpoints::EndpointArgs,
+    identity::IdentityArgs,
     namespaces::NamespaceArgs,
     process::{self, Retries, Started, TelemetryArgs, start},
 };
@@ -20,7 +21,7 @@ use crate::{
 
 /// Keep the Secret of every `IdTokenBinding` filled
 ///
-/// In a cluster it uses the pod's ServiceAccount, outside the kubeconfig. Towards Google it is the service account key
+/// In a cluster it uses the pod's ServiceAccount, outside the kubeconfig. Towards Google it is whom the credential file stands for
 /// that `GOOGLE_APPLICATION_CREDENTIALS` names, where that is set, else who the metadata server says it is.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -36,9 +37,8 @@ pub(super) struct Args {
     /// Refuse tokens whose signature can't be checked because the issuer's keys can't be fetched
     #[arg(long, env = "IDTOKEN_OPERATOR_REQUIRE_SIGNATURE")]
     require_signature: bool,
-    /// A service account key as the operator's identity, instead of the metadata server
-    #[arg(long, env = "GOOGLE_APPLICATION_CREDENTIALS", value_name = "FILE")]
-    google_application_credentials: Option<PathBuf>,
+    #[command(flatten)]
+    identity: IdentityArgs,
     #[command(flatten)]
     election: ElectionArgs,
     #[command(flatten)]
@@ -88,12 +88,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
         None => None,
     };
     let http = Http::new().context("the system's CA certificates can't be loaded")?;
-    let operator = Operator::new(
-        http.clone(),
-        endpoints.metadata.clone(),
-        endpoints.oauth_token.clone(),
-        args.google_application_credentials.filter(|path| !path.as_os_str().is_empty()),
-    );
+    let operator = Operator::new(&http, &endpoints, args.identity.sources(false));
     let parts = Parts {
         minter: Minter::new(&http, &endpoints, operator),
         verifier: Verifier::new(Jwks::new(http, keys), args.require_signature),

@@ -5,6 +5,7 @@ mod check;
 mod controller;
 mod crd;
 mod endpoints;
+mod identity;
 mod namespaces;
 mod process;
 mod token;

@@ -56,13 +56,19 @@ pub fn parse(flag: &str, text: &str, plain_allowed: bool) -> Result<Uri, String>
 /// `base` with `path_and_query` behind it.
 pub(super) fn join(base: &Uri, path_and_query: &str) -> Result<Uri, super::http::CallError> {
     let text = format!("{}{path_and_query}", base.to_string().trim_end_matches('/'));
-    text.parse().map_err(|_| super::http::CallError::Invalid(format!("{text} is no address")))
+    text.parse()
+        .map_err(|_| super::http::CallError::Invalid(format!("{} is no address", without_query(&text))))
+}
+
+/// `address` up to its query, which may hold an API key.
+pub(super) fn without_query(address: &str) -> &str {
+    address.split('?').next().unwrap_or_default()
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.
 pub(crate) fn encode(text: &str) -> String {
     use std::fmt::Write as _;
-    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+    text.bytes().fold(String::with_capacity(3 * text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             out.push(char::from(byte));
         } else {
@@ -70,6 +76,16 @@ pub(crate) fn encode(text: &str) -> String {
         }
         out
     })
+}
+
+/// Whether plain HTTP to `host` leaves this machine and its hypervisor: not so on loopback and link-local addresses.
+pub(super) fn is_beyond_machine(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    let is_link_local = address.is_ok_and(|address| match address {
+        std::net::IpAddr::V4(v4) => v4.is_link_local(),
+        std::net::IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    });
+    !is_link_local && !is_loopback(host)
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -22,6 +22,44 @@ pub(super) fn from_reply(action: &str, reply: &Reply, mend: &str) -> Error {
     }
 }
 
+/// What an OAuth endpoint said: to be compared with what is known, never to be shown, but for a code that is a word.
+pub(super) struct OauthRefusal {
+    /// `error`.
+    pub(super) code: String,
+    description: String,
+    subtype: String,
+}
+
+/// OAuth's error in a reply that is no success.
+pub(super) fn oauth(reply: &Reply) -> Option<OauthRefusal> {
+    #[derive(Deserialize)]
+    struct Body {
+        error: String,
+        #[serde(default)]
+        error_description: String,
+        #[serde(default)]
+        error_subtype: String,
+    }
+    let body: Body = serde_json::from_slice(&reply.body).ok()?;
+    Some(OauthRefusal {
+        code: body.error,
+        description: body.error_description.to_ascii_lowercase(),
+        subtype: body.error_subtype,
+    })
+}
+
+impl OauthRefusal {
+    /// Whether the description has `words` in it, in lower case.
+    pub(super) fn says(&self, words: &str) -> bool {
+        self.description.contains(words)
+    }
+
+    /// Whether `error_subtype` is `subtype`.
+    pub(super) fn is(&self, subtype: &str) -> bool {
+        self.subtype == subtype
+    }
+}
+
 /// Google's machine-readable reason: `details[].reason` or `status` of google.rpc, or OAuth's `error`. Only words of
 /// letters, digits and underscores pass: an error's text may hold what was sent.
 fn reason(body: &[u8]) -> Option<String> {
@@ -37,7 +75,7 @@ fn reason(body: &[u8]) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-fn is_word(text: &str) -> bool {
+pub(super) fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 

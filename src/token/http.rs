@@ -11,7 +11,10 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use serde::Serialize;
 use zeroize::Zeroizing;
+
+use super::endpoints::{encode, without_query};
 
 /// The client. Cloning shares its connections.
 #[derive(Clone)]
@@ -24,7 +27,8 @@ pub struct Request {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    body: Bytes,
+    /// Wiped when dropped, for it may hold a password or a key's assertion.
+    body: Zeroizing<Vec<u8>>,
     timeout: Duration,
 }
 
@@ -91,7 +95,7 @@ impl Http {
 
     async fn exchange(&self, request: Request) -> Result<Reply, CallError> {
         let Request { method, uri, headers, body, .. } = request;
-        let mut message = http::Request::new(Full::new(body));
+        let mut message = http::Request::new(Full::new(Bytes::from_owner(body)));
         *message.method_mut() = method;
         *message.uri_mut() = uri;
         *message.headers_mut() = headers;
@@ -115,18 +119,37 @@ impl Request {
     /// A GET with the total time-out of Google's APIs.
     #[must_use]
     pub fn get(uri: Uri) -> Self {
-        Self { method: Method::GET, uri, headers: HeaderMap::new(), body: Bytes::new(), timeout: TIMEOUT }
+        Self {
+            method: Method::GET,
+            uri,
+            headers: HeaderMap::new(),
+            body: Zeroizing::default(),
+            timeout: TIMEOUT,
+        }
     }
 
     /// A POST of JSON.
     #[must_use]
-    pub fn post_json(uri: Uri, body: &serde_json::Value) -> Self {
-        Self::post(uri, "application/json", body.to_string())
+    pub fn post_json(uri: Uri, body: &impl Serialize) -> Self {
+        // Room enough for all that is sent here: a vector that grows leaves its old content behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(USUAL_BODY_BYTES));
+        // What has only text for keys and writes to memory can't fail.
+        let _ = serde_json::to_writer(&mut *bytes, body);
+        Self::post(uri, "application/json", bytes)
     }
 
-    /// A POST of an already encoded form.
+    /// A POST of a form.
     #[must_use]
-    pub fn post_form(uri: Uri, body: String) -> Self {
+    pub fn post_form(uri: Uri, fields: &[(&str, &str)]) -> Self {
+        let length = fields.iter().map(|(name, value)| name.len() + 3 * value.len() + 2).sum();
+        let mut body = Zeroizing::new(Vec::with_capacity(length));
+        for (name, value) in fields {
+            let separator: &[u8] = if body.is_empty() { b"" } else { b"&" };
+            body.extend_from_slice(separator);
+            body.extend_from_slice(name.as_bytes());
+            body.push(b'=');
+            body.extend_from_slice(Zeroizing::new(encode(value)).as_bytes());
+        }
         Self::post(uri, "application/x-www-form-urlencoded", body)
     }
 
@@ -154,8 +177,8 @@ impl Request {
         self
     }
 
-    fn post(uri: Uri, content_type: &'static str, body: String) -> Self {
-        let request = Self { method: Method::POST, body: Bytes::from(body), ..Self::get(uri) };
+    fn post(uri: Uri, content_type: &'static str, body: Zeroizing<Vec<u8>>) -> Self {
+        let request = Self { method: Method::POST, body, ..Self::get(uri) };
         request.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
     }
 }
@@ -176,7 +199,8 @@ impl fmt::Debug for Http {
 
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Request({} {}, [redacted])", self.method, self.uri)
+        // Not the query: it may hold an API key.
+        write!(f, "Request({} {}, [redacted])", self.method, without_query(&self.uri.to_string()))
     }
 }
 
@@ -201,3 +225,4 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// IAM Credentials' own clients allow 10 s an attempt.
 const TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_BODY_BYTES: usize = 256 * 1024;
+const USUAL_BODY_BYTES: usize = 4096;

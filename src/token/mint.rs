@@ -3,8 +3,9 @@
 use tokio::sync::Semaphore;
 
 use super::{
-    Error, RawToken, credentials::Credentials, endpoints::Endpoints, http::Http,
-    impersonation::Impersonation, metadata::Metadata, operator::Operator,
+    Error, RawToken, credentials::Credentials, endpoints::Endpoints, http::Http, iam::Iam, impersonation,
+    metadata::Metadata, operator::Operator, service_account_key::ServiceAccountKeys, signed_jwt,
+    user_credentials::UserCredentials,
 };
 use crate::{
     api::Reason,
@@ -36,7 +37,9 @@ impl Minted {
 pub struct Minter {
     operator: Operator,
     metadata: Metadata,
-    impersonation: Impersonation,
+    iam: Iam,
+    keys: ServiceAccountKeys,
+    users: UserCredentials,
     in_flight: Semaphore,
     universe: String,
 }
@@ -48,7 +51,9 @@ impl Minter {
         Self {
             operator,
             metadata: Metadata::new(http.clone(), endpoints.metadata.clone()),
-            impersonation: Impersonation::new(http.clone(), endpoints.iam_credentials.clone()),
+            iam: Iam::new(http.clone(), endpoints.iam_credentials.clone()),
+            keys: ServiceAccountKeys::new(http, endpoints),
+            users: UserCredentials::new(http, endpoints),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
             universe: endpoints.universe.clone(),
         }
@@ -81,16 +86,20 @@ impl Minter {
             }
             Source::Impersonation { service_account, delegates } => {
                 let token =
-                    self.impersonation.id_token(&self.operator, service_account, delegates, audience).await?;
+                    impersonation::id_token(&self.iam, &self.operator, service_account, delegates, audience);
+                Ok(Minted::by_operator(token.await?, service_account.to_string()))
+            }
+            Source::SignedJwt { service_account } => {
+                let token =
+                    signed_jwt::signed_jwt(&self.iam, &self.operator, service_account, audience).await?;
                 Ok(Minted::by_operator(token, service_account.to_string()))
             }
-            other => {
-                let _ = credentials;
-                Err(Error::Credential(Problem::on_change(
-                    Reason::Unsupported,
-                    format!("spec.source.{} is not implemented in this version", other.label()),
-                )))
-            }
+            Source::ServiceAccountKey { file } => self.keys.mint(file, audience, credentials).await,
+            Source::UserCredentials { file } => self.users.mint(file, credentials).await,
+            other => Err(Error::Credential(Problem::on_change(
+                Reason::Unsupported,
+                format!("spec.source.{} is not implemented in this version", other.label()),
+            ))),
         }
     }
 }

@@ -1,15 +1,23 @@
 //! Getting tokens from Google: one file per source, over one HTTP client.
 
+mod credential_file;
 pub mod credentials;
 pub mod endpoints;
+mod external;
 mod google_error;
 pub mod http;
+mod iam;
 mod impersonation;
-mod key_file;
+mod key;
 mod metadata;
 pub mod mint;
+mod oauth;
 pub mod operator;
+mod service_account_key;
 mod shared;
+mod signed_jwt;
+mod sts;
+mod user_credentials;
 
 use std::fmt;
 
@@ -103,7 +111,7 @@ pub enum Error {
     },
     /// The operator's own credential file can't be used.
     #[error("{0}")]
-    CredentialFile(#[from] key_file::KeyFileError),
+    CredentialFile(#[from] operator::FileError),
     /// The binding's own credential can't be had, can't be used, or was refused.
     #[error("{}", .0.message)]
     Credential(Problem),
@@ -120,6 +128,7 @@ impl Error {
             Self::NoToken { .. } => Reason::TokenRejected,
             Self::NoServiceAccount { .. } => Reason::NoServiceAccountForIdToken,
             Self::CredentialFile(e) if e.is_missing() => Reason::CredentialsNotFound,
+            Self::CredentialFile(e) if e.is_passing() => Reason::SourceUnavailable,
             Self::CredentialFile(_) => Reason::CredentialsNotAllowed,
             Self::Credential(problem) => problem.reason,
         }
@@ -134,6 +143,7 @@ impl Error {
                 Retry::Transient { retry_after: *retry_after }
             }
             Self::Credential(problem) => problem.retry,
+            Self::CredentialFile(e) if e.is_passing() => Retry::Transient { retry_after: None },
             Self::Denied { .. } | Self::NoServiceAccount { .. } | Self::CredentialFile(_) => Retry::Slowly,
         }
     }

@@ -1,19 +1,35 @@
-//! The operator's own identity: from `GOOGLE_APPLICATION_CREDENTIALS` where that is set, else from the metadata server.
+//! The operator's own identity, found as Google's libraries find theirs: the file that `GOOGLE_APPLICATION_CREDENTIALS` names,
+//! else gcloud's file where there is one, else the metadata server.
+
+mod file;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use http::Uri;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{Error, http::Http, key_file::KeyFile, metadata::Metadata, shared::Shared};
+pub use self::file::FileError;
+use self::file::Files;
+use super::{Error, endpoints::Endpoints, http::Http, iam::Caller, metadata::Metadata, shared::Shared};
 
 /// Who the operator is towards Google.
 #[derive(Debug)]
 pub struct Operator {
-    origin: Origin,
+    files: Files,
+    metadata: Metadata,
     access: Shared<Arc<AccessToken>>,
-    email: Shared<String>,
+    email: Shared<Option<String>>,
+}
+
+/// Where the identity may come from, before the metadata server.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file that `GOOGLE_APPLICATION_CREDENTIALS` names: where it is set, nothing else counts.
+    pub credentials_file: Option<PathBuf>,
+    /// gcloud's own file, which counts where it exists.
+    pub gcloud_file: Option<PathBuf>,
+    /// Whether a person's credentials may serve: on that person's machine they may, in a cluster not.
+    pub allow_user: bool,
 }
 
 /// An access token. It can't be printed and is wiped when dropped.
@@ -23,40 +39,42 @@ pub struct AccessToken {
 }
 
 impl Operator {
-    /// `key_file`: the path of `GOOGLE_APPLICATION_CREDENTIALS`, where it is set.
+    /// From the first of `sources`, else from the metadata server.
     #[must_use]
-    pub fn new(http: Http, metadata_origin: Uri, oauth_token: Uri, key_file: Option<PathBuf>) -> Self {
-        let origin = match key_file {
-            Some(path) => Origin::KeyFile(KeyFile::new(http, oauth_token, path)),
-            None => Origin::Metadata(Metadata::new(http, metadata_origin)),
-        };
-        Self { origin, access: Shared::new(), email: Shared::new() }
+    pub fn new(http: &Http, endpoints: &Endpoints, sources: Sources) -> Self {
+        Self {
+            metadata: Metadata::new(http.clone(), endpoints.metadata.clone()),
+            files: Files::new(http, endpoints, sources),
+            access: Shared::new(),
+            email: Shared::new(),
+        }
     }
 
-    /// E-mail address, where the identity has one; kept for 10 minutes.
+    /// E-mail address, where the identity has one (a person and a federated principal have none that is known); kept for 10 minutes.
     pub async fn email(&self) -> Result<Option<String>, Error> {
         let fetch = async {
-            match &self.origin {
-                Origin::Metadata(metadata) => metadata.email().await,
-                Origin::KeyFile(key) => key.email().await,
+            match self.files.find().await? {
+                Some(file) => Ok(file.content.account().map(ToString::to_string)),
+                None => self.metadata.email().await.map(Some),
             }
         };
-        self.email.get(|_, age| age < EMAIL_KEPT, fetch).await.map(Some)
+        self.email.get(|_, age| age < EMAIL_KEPT, fetch).await
     }
+}
 
-    /// An access token for Google's APIs, the same for everybody until it is nearly over.
-    pub(super) async fn access_token(&self) -> Result<Arc<AccessToken>, Error> {
+impl Caller for Operator {
+    async fn access_token(&self) -> Result<Arc<AccessToken>, Error> {
         let fetch = async {
-            match &self.origin {
-                Origin::Metadata(metadata) => metadata.access_token().await.map(Arc::new),
-                Origin::KeyFile(key) => key.access_token().await.map(Arc::new),
-            }
+            let token = match self.files.find().await? {
+                Some(file) => self.files.access_token(&file).await?,
+                None => self.metadata.access_token().await?,
+            };
+            Ok(Arc::new(token))
         };
-        self.access.get(|token, _| Instant::now() < token.fresh_until, fetch).await
+        self.access.get(|token, _| token.is_fresh(), fetch).await
     }
 
-    /// Drops `token` where it is still the one that is handed out.
-    pub(super) async fn forget(&self, token: &Arc<AccessToken>) {
+    async fn forget(&self, token: &Arc<AccessToken>) {
         self.access.forget(|held| Arc::ptr_eq(held, token)).await;
     }
 }
@@ -70,21 +88,28 @@ impl AccessToken {
         Self { text, fresh_until: Instant::now() + life.saturating_sub(margin) }
     }
 
+    pub(super) fn is_fresh(&self) -> bool {
+        Instant::now() < self.fresh_until
+    }
+
     pub(super) fn expose(&self) -> &str {
         &self.text
     }
+}
+
+/// A token that was just got serves this one call; who hands it out gets the next one by itself.
+impl Caller for Arc<AccessToken> {
+    async fn access_token(&self) -> Result<Arc<AccessToken>, Error> {
+        Ok(self.clone())
+    }
+
+    async fn forget(&self, _: &Arc<AccessToken>) {}
 }
 
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
-}
-
-#[derive(Debug)]
-enum Origin {
-    Metadata(Metadata),
-    KeyFile(KeyFile),
 }
 
 const EMAIL_KEPT: Duration = Duration::from_secs(600);

@@ -2,12 +2,14 @@
 
 mod http_client;
 mod impersonation;
-mod key_file;
 mod metadata;
+mod operator_file;
+mod service_account_key;
+mod signed_jwt;
+mod user_credentials;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use ::http::Uri;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use xtask::google::{Endpoint, Fault, Google, Options, Role};
 
@@ -15,12 +17,12 @@ use super::{
     credentials::{Credentials, SecretValues, SubjectToken},
     endpoints::Endpoints,
     http::Http,
-    mint::Minter,
-    operator::{AccessToken, Operator},
+    mint::{Minted, Minter},
+    operator::{AccessToken, Operator, Sources},
     *,
 };
 use crate::plan::{
-    credential::Account,
+    credential::{Account, key_missing},
     source::{Audience, SecretKey, ServiceAccountEmail, Source},
 };
 
@@ -36,32 +38,23 @@ struct Bench {
 
 impl Bench {
     async fn start(options: Options) -> Self {
-        Self::start_with(options, |_| None).await
+        Self::start_with(options, |_| Sources::default()).await
     }
 
-    /// With the key file that `key_file` makes as the operator's identity.
-    async fn start_with(options: Options, key_file: impl FnOnce(&Google) -> Option<PathBuf>) -> Self {
+    /// With the operator's identity from where `sources` says.
+    async fn start_with(options: Options, sources: impl FnOnce(&Google) -> Sources) -> Self {
         let google = Google::start(options).await.unwrap();
-        let key_file = key_file(&google);
-        let http = Http::new().unwrap();
-        let nowhere: Uri = "http://127.0.0.1:1".parse().unwrap();
-        let endpoints = Endpoints {
-            universe: "googleapis.com".to_owned(),
-            cluster_pool: None,
-            sts: google.sts_url().parse().unwrap(),
-            identity_toolkit: nowhere.clone(),
-            secure_token: nowhere,
-            metadata: google.metadata_url().parse().unwrap(),
-            iam_credentials: google.iam_credentials_url().parse().unwrap(),
-            oauth_token: google.oauth_token_url().parse().unwrap(),
-        };
-        let (metadata, oauth) = (endpoints.metadata.clone(), endpoints.oauth_token.clone());
-        let operator = Operator::new(http.clone(), metadata, oauth, key_file);
+        let (http, endpoints) = (Http::new().unwrap(), endpoints(&google));
+        let operator = Operator::new(&http, &endpoints, sources(&google));
         Self { minter: Minter::new(&http, &endpoints, operator), google }
     }
 
     async fn mint(&self, source: &Source) -> Result<RawToken, Error> {
-        self.minter.mint(source, &Audience::parse(AUDIENCE).unwrap(), &NoCredentials).await.map(|m| m.token)
+        self.mint_with(source, &NoCredentials).await.map(|minted| minted.token)
+    }
+
+    async fn mint_with(&self, source: &Source, credentials: &impl Credentials) -> Result<Minted, Error> {
+        self.minter.mint(source, &Audience::parse(AUDIENCE).unwrap(), credentials).await
     }
 
     /// No text of `error` may hold anything that was issued.
@@ -73,6 +66,21 @@ impl Bench {
         for word in ["ya29", "eyJ", "Bearer", "not what you asked for", "Quota exceeded", "IAM returned"] {
             assert!(!texts.contains(word), "{word} in {texts}");
         }
+    }
+}
+
+/// The simulator's APIs.
+fn endpoints(google: &Google) -> Endpoints {
+    let uri = |text: &str| text.parse().unwrap();
+    Endpoints {
+        universe: "googleapis.com".to_owned(),
+        cluster_pool: None,
+        sts: uri(google.sts_url()),
+        identity_toolkit: uri(google.identity_toolkit_url()),
+        secure_token: uri(google.secure_token_url()),
+        metadata: uri(google.metadata_url()),
+        iam_credentials: uri(google.iam_credentials_url()),
+        oauth_token: uri(&google.oauth_token_url()),
     }
 }
 
@@ -91,6 +99,44 @@ impl Credentials for NoCredentials {
     async fn subject_token(&self, account: &Account, audience: &str) -> Result<SubjectToken, Problem> {
         unreachable!("asked for {account:?} and {audience}")
     }
+}
+
+/// Secrets of a namespace by name and key, all labelled, and in this state.
+struct Secrets {
+    values: Vec<(&'static str, &'static str, Vec<u8>)>,
+    version: &'static str,
+}
+
+impl Secrets {
+    fn of(values: &[(&'static str, &'static str, &str)]) -> Self {
+        let bytes = |(name, key, value): &(&'static str, &'static str, &str)| {
+            (*name, *key, value.as_bytes().to_vec())
+        };
+        Self { values: values.iter().map(bytes).collect(), version: "v1" }
+    }
+}
+
+impl Credentials for Secrets {
+    async fn secrets(&self, keys: &[&SecretKey]) -> Result<SecretValues, Problem> {
+        let value = |at: &&SecretKey| {
+            let found = self.values.iter().find(|(name, key, _)| (*name, *key) == (&at.name, &at.key));
+            found.map(|(_, _, value)| Zeroizing::new(value.clone())).ok_or_else(|| key_missing(at))
+        };
+        let values = keys.iter().map(value).collect::<Result<_, _>>()?;
+        Ok(SecretValues { values, version: self.version.to_owned() })
+    }
+
+    async fn account(&self, name: &str) -> Result<Account, Problem> {
+        unreachable!("asked for {name}")
+    }
+
+    async fn subject_token(&self, account: &Account, audience: &str) -> Result<SubjectToken, Problem> {
+        unreachable!("asked for {account:?} and {audience}")
+    }
+}
+
+fn secret_key(name: &str, key: &str) -> SecretKey {
+    SecretKey { name: name.to_owned(), key: key.to_owned() }
 }
 
 /// The operator may have ID tokens of the caller.
@@ -113,6 +159,11 @@ fn impersonation(delegates: &[&str]) -> Source {
 fn claims(token: &RawToken) -> serde_json::Value {
     let payload = token.expose().split('.').nth(1).unwrap();
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+/// A private key of another kind, in the form that Google's keys have.
+fn ec_key() -> String {
+    rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem()
 }
 
 /// Lets time pass at once. Requests run on real time: paused, their time-outs would come before their answers.

@@ -313,7 +313,14 @@ impl Site {
 fn google_options() -> Options {
     let address: IpAddr = NODE_ADDRESS.parse().unwrap();
     // The same ports for every test binary: those after the first find the release as it is.
-    let ports = Ports { metadata: 18080, iam_credentials: 18081, sts: 18082, oauth: 18083 };
+    let ports = Ports {
+        metadata: 18080,
+        iam_credentials: 18081,
+        sts: 18082,
+        oauth: 18083,
+        identity_toolkit: 18084,
+        secure_token: 18085,
+    };
     let options = Options { address, tls: true, ports, metadata_cache_margin: None, ..Options::default() };
     options.gke_annotated(NAMESPACE, "idtoken-operator-controller", OPERATOR).service_account(CALLER).allow(
         &format!("serviceAccount:{OPERATOR}"),

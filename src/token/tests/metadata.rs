@@ -104,7 +104,9 @@ async fn an_email_that_is_none_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn callers_share_one_time_out_of_a_silent_server() {
     let (listener, url) = silent();
-    let operator = Operator::new(Http::new().unwrap(), url.clone(), url, None);
+    let google = Google::start(Options::default()).await.unwrap();
+    let endpoints = Endpoints { metadata: url, ..endpoints(&google) };
+    let operator = Operator::new(&Http::new().unwrap(), &endpoints, Sources::default());
     let begin = tokio::time::Instant::now();
     let seen = futures::future::join_all((0..20).map(|_| operator.email())).await;
     for error in seen.into_iter().map(Result::unwrap_err) {

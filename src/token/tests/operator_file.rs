@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -26,14 +26,18 @@ fn options() -> Options {
     )
 }
 
+fn named(path: PathBuf) -> Sources {
+    Sources { credentials_file: Some(path), ..Sources::default() }
+}
+
 async fn start(directory: &TempDir, change: impl FnOnce(&mut Value)) -> Bench {
-    Bench::start_with(options(), |google| Some(write(directory, google, change))).await
+    Bench::start_with(options(), |google| named(write(directory, google, change))).await
 }
 
 /// What comes of the file that stands at `path`.
 async fn error_of(path: &Path) -> Error {
     let path = path.to_owned();
-    let bench = Bench::start_with(options(), |_| Some(path)).await;
+    let bench = Bench::start_with(options(), |_| named(path)).await;
     let error = bench.mint(&impersonation(&[])).await.unwrap_err();
     let email = bench.minter.operator().email().await;
     assert_eq!(bench.google.requests().len(), 0, "nothing is sent for a file that can't be used");
@@ -132,25 +136,104 @@ async fn failures_of_the_token_endpoint_become_errors() {
 }
 
 #[tokio::test]
-async fn other_types_are_refused() {
+async fn types_that_serve_for_nothing_are_refused() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("adc.json");
-    for text in [
-        r#"{"type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c"}"#,
-        r#"{"type": "external_account", "credential_source": {"url": "http://127.0.0.1:1"}}"#,
-        r#"{"type": "impersonated_service_account"}"#,
-        r#"{"type": ""}"#,
-        "{}",
+    for (text, why) in [
+        (r#"{"type": "external_account_authorized_user"}"#, "is of type external_account_authorized_user"),
+        (r#"{"type": "gdch_service_account"}"#, "is of type gdch_service_account"),
+        (r#"{"type": "c2VjcmV0"}"#, "is of no known type"),
+        (r#"{"type": ""}"#, "is of no known type"),
+        (r#"{"installed": {"client_secret": "c2VjcmV0"}}"#, "is of no known type"),
+        ("{}", "is of no known type"),
+        (" \n", "is empty"),
     ] {
         std::fs::write(&path, text).unwrap();
         let error = error_of(&path).await;
         assert_eq!((error.reason(), error.retry()), (Reason::CredentialsNotAllowed, Retry::Slowly));
         let expected = format!(
-            "credential file {} is not of type service_account; other types are refused",
+            "credential file {} {why}; taken are service_account, external_account (with a file or a URL as credential_source) and \
+             impersonated_service_account",
             path.display()
         );
         assert_eq!(error.to_string(), expected);
     }
+}
+
+const USER: &str =
+    r#"{"type": "authorized_user", "client_id": "c1", "client_secret": "s1", "refresh_token": "1//r1"}"#;
+
+#[tokio::test]
+async fn a_persons_file_serves_only_where_that_is_allowed() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("adc.json");
+    std::fs::write(&path, USER).unwrap();
+    let error = error_of(&path).await;
+    assert_eq!((error.reason(), error.retry()), (Reason::CredentialsNotAllowed, Retry::Slowly));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "credential file {} is a person's (type authorized_user, as gcloud writes it), and the controller acts as no person; taken \
+             are service_account, external_account (with a file or a URL as credential_source) and impersonated_service_account",
+            path.display()
+        )
+    );
+    let user = xtask::google::User {
+        client_id: "c1".to_owned(),
+        client_secret: "s1".to_owned(),
+        refresh_token: "1//r1".to_owned(),
+        email: "dev@example.com".to_owned(),
+        scopes: vec![xtask::google::CLOUD_PLATFORM.to_owned()],
+    };
+    let options = Options::default().service_account(CALLER).user(user).allow(
+        "user:dev@example.com",
+        Role::OpenIdTokenCreator,
+        CALLER,
+    );
+    let sources = |_: &Google| Sources { allow_user: true, ..named(path) };
+    let bench = Bench::start_with(options, sources).await;
+    assert_eq!(claims(&bench.mint(&impersonation(&[])).await.unwrap())["email"], CALLER);
+    assert_eq!(bench.minter.operator().email().await.unwrap(), None);
+    bench.google.revoke_user("1//r1");
+    pass(3600).await;
+    let error = bench.mint(&impersonation(&[])).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "OAuth token for gcloud's user: HTTP 400 invalid_grant; sign in again: gcloud auth application-default login"
+    );
+    assert_eq!((error.reason(), error.retry()), (Reason::SourceDenied, Retry::Slowly));
+}
+
+#[tokio::test]
+async fn gclouds_file_serves_where_it_exists_and_no_other_is_named() {
+    let directory = TempDir::new().unwrap();
+    let gcloud = directory.path().join("application_default_credentials.json");
+    let sources = Sources { gcloud_file: Some(gcloud.clone()), ..Sources::default() };
+    let bench = Bench::start_with(options(), |_| sources.clone()).await;
+    assert_eq!(bench.minter.operator().email().await.unwrap().as_deref(), Some(OPERATOR), "the machine's");
+    std::fs::rename(write(&directory, &bench.google, |_| {}), &gcloud).unwrap();
+    pass(601).await;
+    assert_eq!(bench.minter.operator().email().await.unwrap().as_deref(), Some(ROBOT));
+    let missing = Sources { credentials_file: Some(directory.path().join("none.json")), ..sources };
+    let bench = Bench::start_with(options(), |_| missing).await;
+    let error = bench.minter.operator().email().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::CredentialsNotFound, "the one that is named, or none");
+}
+
+#[tokio::test]
+async fn in_another_universe_a_key_signs_for_itself() {
+    let directory = TempDir::new().unwrap();
+    let google = Google::start(options()).await.unwrap();
+    let path = write(&directory, &google, |_| {});
+    let http = Http::new().unwrap();
+    let nowhere = "http://127.0.0.1:1/token".parse().unwrap();
+    let universe = "universe.example.com".to_owned();
+    let endpoints = Endpoints { universe, oauth_token: nowhere, ..endpoints(&google) };
+    let operator = Operator::new(&http, &endpoints, named(path));
+    let bench = Bench { minter: Minter::new(&http, &endpoints, operator), google };
+    assert_eq!(claims(&bench.mint(&impersonation(&[])).await.unwrap())["email"], CALLER);
+    assert_eq!(bench.google.count(Endpoint::GenerateIdToken), 1);
+    assert_eq!(bench.google.requests().len(), 1);
 }
 
 #[tokio::test]
@@ -175,26 +258,33 @@ async fn a_broken_file_is_told_by_its_field_and_never_shown() {
         file[field] = value;
         file.to_string()
     };
+    let cut_off = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n";
+    let pem = "has a private_key that is cut off or is no PKCS#8 PEM";
+    let rsa = "has a private_key that is broken or is no RSA key of at least 2048 bits";
+    let json = "is no JSON object with the fields of a credential file";
     let table = [
-        ("not json c2VjcmV0".to_owned(), "the JSON object"),
-        ("[\"service_account\", \"c2VjcmV0\"]".to_owned(), "the JSON object"),
-        (file("private_key", json!("c2VjcmV0")), "private_key"),
-        (file("private_key", json!("")), "private_key"),
-        (file("private_key", json!(null)), "private_key"),
-        (file("private_key", json!(["c2VjcmV0"])), "the JSON object"),
-        (file("project_id", json!("p")), "private_key"),
-        (file("client_email", json!("")), "client_email"),
-        (file("private_key_id", json!(null)), "private_key_id"),
+        ("not json c2VjcmV0".to_owned(), json),
+        ("[\"service_account\", \"c2VjcmV0\"]".to_owned(), json),
+        (file("private_key", json!("c2VjcmV0")), pem),
+        (file("private_key", json!(cut_off)), pem),
+        (file("private_key", json!(ec_key())), rsa),
+        (file("private_key", json!("")), "has no usable private_key"),
+        (file("private_key", json!(null)), "has no usable private_key"),
+        (file("private_key", json!(["c2VjcmV0"])), json),
+        (file("project_id", json!("p")), rsa),
+        (file("client_email", json!("")), "has no usable client_email"),
+        (file("client_email", json!("c2VjcmV0@example.com")), "has no usable client_email"),
+        (file("private_key_id", json!(null)), "has no usable private_key_id"),
     ];
-    for (text, field) in table {
+    for (text, why) in table {
         std::fs::write(&path, &text).unwrap();
         let error = error_of(&path).await;
         assert_eq!((error.reason(), error.retry()), (Reason::CredentialsNotAllowed, Retry::Slowly));
-        let expected = format!(
-            "credential file {}: {field} is missing or broken; download the key again",
-            path.display()
-        );
-        assert_eq!(error.to_string(), expected, "{text}");
+        let expected = format!("credential file {} {why}; taken are ", path.display());
+        assert!(error.to_string().starts_with(&expected), "{error} for {text}");
         assert!(!format!("{error:?}").contains("c2VjcmV0"));
     }
+    std::fs::write(&path, b"\xff\xfe{}").unwrap();
+    let error = error_of(&path).await;
+    assert!(error.to_string().contains("json is not UTF-8 text; taken are "), "{error}");
 }

@@ -1,0 +1,32 @@
+//! A JWT that a service account signs for itself, as IAP takes them: IAM Credentials `signJwt`.
+
+use serde_json::json;
+
+use super::{
+    Error, RawToken,
+    iam::{Iam, Target},
+    key::LIFE_SECONDS,
+    operator::Operator,
+};
+use crate::plan::source::{Audience, ServiceAccountEmail};
+
+/// A JWT of `account` for `audience`, good for an hour.
+pub(super) async fn signed_jwt(
+    iam: &Iam,
+    operator: &Operator,
+    account: &ServiceAccountEmail,
+    audience: &Audience,
+) -> Result<RawToken, Error> {
+    let mend = format!(
+        "check that {account} exists and that the operator's identity has roles/iam.serviceAccountTokenCreator on it"
+    );
+    let issued = crate::clock::now().as_second();
+    let claims = json!({
+        "iss": account,
+        "sub": account,
+        "aud": audience.as_str(),
+        "iat": issued,
+        "exp": issued + LIFE_SECONDS,
+    });
+    iam.signed_jwt(operator, Target { account, delegates: &[], mend: &mend }, &claims).await
+}
