@@ -24,12 +24,16 @@ fn links_lead_somewhere() {
             let (file, anchor) = link.split_once('#').map_or((link, None), |(file, at)| (file, Some(at)));
             let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
             followed += 1;
-            if !target.exists() {
-                wrong.push(format!("{}: {link}: there is no such file", page.display()));
-            } else if let Some(anchor) = anchor.filter(|_| target.extension().is_some_and(|e| e == "md")) {
-                if !anchors(&fs::read_to_string(&target).unwrap()).contains(anchor) {
-                    wrong.push(format!("{}: {link}: there is no such heading", page.display()));
+            let page = page.display();
+            let is_page = target.extension().is_some_and(|extension| extension == "md");
+            match (target.exists(), anchor) {
+                (false, _) => wrong.push(format!("{page}: {link}: there is no such file")),
+                (true, Some(anchor))
+                    if is_page && !anchors(&fs::read_to_string(&target).unwrap()).contains(anchor) =>
+                {
+                    wrong.push(format!("{page}: {link}: there is no such heading"));
                 }
+                _ => {}
             }
         }
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    super::{endpoints::EndpointArgs, process},
+    super::{endpoints::EndpointArgs, identity::IdentityArgs, process},
     in_file::InFile,
     io,
     jwt::Jwt,
@@ -44,9 +44,8 @@ pub(super) struct Args {
     /// Token of the Kubernetes ServiceAccount, for the source kubernetesServiceAccount: here is no cluster to ask for one
     #[arg(long, value_name = "FILE")]
     subject_token_file: Option<PathBuf>,
-    /// A credential file as the operator's identity
-    #[arg(long, env = "GOOGLE_APPLICATION_CREDENTIALS", value_name = "FILE")]
-    google_application_credentials: Option<PathBuf>,
+    #[command(flatten)]
+    identity: IdentityArgs,
     #[command(flatten)]
     endpoints: EndpointArgs,
 }
@@ -67,12 +66,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let credentials = InFile::new(&name, &manifest, args.subject_token_file);
     process::block_on(async |stop| {
         let http = Http::new().context("the system's CA certificates can't be loaded")?;
-        let operator = Operator::new(
-            http.clone(),
-            endpoints.metadata.clone(),
-            endpoints.oauth_token.clone(),
-            args.google_application_credentials.filter(|path| !path.as_os_str().is_empty()),
-        );
+        let operator = Operator::new(&http, &endpoints, args.identity.sources(true));
         let minter = Minter::new(&http, &endpoints, operator);
         let verifier = Verifier::new(Jwks::new(http, keys), false);
         let obtaining = obtain(&minter, &verifier, &wanted, &credentials, || Ok(()));
