@@ -26,7 +26,7 @@ use idtoken_operator::{
         endpoints::Endpoints,
         http::Http,
         mint::Minter,
-        operator::Operator,
+        operator::{Operator, Sources},
     },
     verify::{
         Verifier,
@@ -112,8 +112,7 @@ impl Bench {
         };
         change(&mut endpoints);
         let http = Http::new().unwrap();
-        let operator =
-            Operator::new(http.clone(), endpoints.metadata.clone(), endpoints.oauth_token.clone(), None);
+        let operator = Operator::new(&http, &endpoints, Sources::default());
         let keys = KeyUrls {
             google: uri(&google.jwks_url()),
             identity_platform: uri(&google.secure_token_jwks_url()),
@@ -296,6 +295,7 @@ impl Kept {
                 t.len() >= 20
                     && !t.contains('@')
                     && !t.contains("//")
+                    && !t.contains("_account")
                     && !t.contains("private")
                     && !t.contains(' ')
             })

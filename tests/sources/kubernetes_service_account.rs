@@ -94,7 +94,7 @@ async fn each_failure_of_the_exchange() {
         Sts: oauth(400, "invalid_grant", "Error connecting to the given credential's issuer.") => "SourceDenied", Slowly, false, "keys", [Sts];
         Sts: oauth(400, "invalid_grant", "ID Token issued at 1 is stale to sign-in.") => "SourceDenied", Slowly, false, "HTTP 400 invalid_grant", [Sts];
         Sts: oauth(400, "unauthorized_client", "The given credential is rejected by the attribute condition.") => "SourceDenied", Slowly, false, "attribute condition", [Sts];
-        Sts: oauth(400, "invalid_request", long) => "SubjectTooLong", Slowly, false, "127 bytes", [Sts];
+        Sts: oauth(400, "invalid_request", long) => "SubjectTooLong", Slowly, false, "workload identity federation takes 127", [Sts];
         Sts: oauth(400, "invalid_request", "Malformed request body.") => "SourceDenied", Slowly, false, "HTTP 400 invalid_request", [Sts];
         Sts: oauth(400, "invalid_target", target) => "SourceDenied", Slowly, false, "HTTP 400 invalid_target", [Sts];
         Sts: Fault::TooManyRequests { retry_after: Some(5) } => "QuotaExceeded", after(5), false, "HTTP 429 quota_exceeded", [Sts];
@@ -188,7 +188,7 @@ async fn a_provider_of_ones_own_works_anywhere() {
     bench.credentials.account(&long, "uid-9", Some(ROBOT));
     let spec = json!({"kubernetesServiceAccount": {"name": long, "workloadIdentityProvider": PROVIDER}});
     let problem = bench.obtain(&wanted(AUDIENCE, &spec)).await.map(|_| ()).unwrap_err();
-    judge("long", &problem, "SubjectTooLong", Slowly, false, "127 bytes");
+    judge("long", &problem, "SubjectTooLong", Slowly, false, "workload identity federation takes 127");
     assert!(problem.message.contains(&format!("system:serviceaccount:shop:{long}")), "{}", problem.message);
 }
 

@@ -44,7 +44,14 @@ async fn first_mint_refresh_and_each_failure() {
     bench.table(&wanted, rows, |_| {}).await;
     bench.google.delete_service_account_key(ROBOT);
     let problem = bench.obtain(&wanted).await.map(|_| ()).unwrap_err();
-    judge("deleted key", &problem, "SourceDenied", Slowly, false, "check that the key still exists");
+    judge(
+        "deleted key",
+        &problem,
+        "SourceDenied",
+        Slowly,
+        false,
+        "Google does not know the key in Secret key, key key.json (any more)",
+    );
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ async fn a_grant_without_openid_gives_no_id_token() {
     let bench = Bench::start(with_user(&["https://www.googleapis.com/auth/cloud-platform"])).await;
     bench.credentials.put("adc", "adc.json", file().to_string());
     let problem = bench.obtain(&wanted(CLIENT, &source())).await.map(|_| ()).unwrap_err();
-    judge("no openid", &problem, "CredentialsNotAllowed", OnChange, false, "openid");
+    judge("no openid", &problem, "CredentialsNotAllowed", OnNewCredential, false, "lacks the scope openid");
     assert_eq!(bench.asked(), [Endpoint::OauthToken]);
 }
 
