@@ -250,6 +250,13 @@ impl ProviderName {
     pub fn audience(&self) -> String {
         format!("//iam.googleapis.com/{}", self.0)
     }
+
+    /// The IAM member that `subject` is in the provider's pool.
+    #[must_use]
+    pub fn principal(&self, subject: &str) -> String {
+        let pool = self.0.split_once("/providers/").map_or(self.0.as_str(), |(pool, _)| pool);
+        format!("principal://iam.googleapis.com/{pool}/subject/{subject}")
+    }
 }
 
 impl fmt::Display for Audience {

@@ -60,13 +60,32 @@ impl Metadata {
         Ok(text.to_owned())
     }
 
+    /// A name that the server tells of the project or the machine; `None`: it has no such thing.
+    pub(super) async fn name(&self, what: &str, path: &str) -> Result<Option<String>, Error> {
+        let reply = self.send(what, path).await?;
+        if reply.status == 404 {
+            return Ok(None);
+        }
+        if !reply.status.is_success() {
+            return Err(refusal(what, &reply));
+        }
+        let text = std::str::from_utf8(&reply.body).unwrap_or_default().trim();
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':');
+        let plausible = (1..=100).contains(&text.len()) && text.bytes().all(plain);
+        plausible.then(|| Some(text.to_owned())).ok_or_else(|| Error::NoToken { action: action(what) })
+    }
+
     async fn get(&self, what: &str, path: &str) -> Result<Reply, Error> {
+        let reply = self.send(what, path).await?;
+        if reply.status.is_success() { Ok(reply) } else { Err(refusal(what, &reply)) }
+    }
+
+    async fn send(&self, what: &str, path: &str) -> Result<Reply, Error> {
         let fail = |cause| Error::Call { action: action(what), cause };
         let request = Request::get(join(&self.origin, path).map_err(fail)?)
             .header(FLAVOR, HeaderValue::from_static("Google"))
             .timeout(TIMEOUT);
-        let reply = self.http.call(request).await.map_err(fail)?;
-        if reply.status.is_success() { Ok(reply) } else { Err(refusal(what, &reply)) }
+        self.http.call(request).await.map_err(fail)
     }
 }
 

@@ -3,8 +3,17 @@
 use tokio::sync::Semaphore;
 
 use super::{
-    Error, RawToken, credentials::Credentials, endpoints::Endpoints, http::Http, iam::Iam, impersonation,
-    metadata::Metadata, operator::Operator, service_account_key::ServiceAccountKeys, signed_jwt,
+    Error, RawToken,
+    credentials::Credentials,
+    endpoints::Endpoints,
+    federation::{self, Federation},
+    http::Http,
+    iam::Iam,
+    impersonation,
+    metadata::Metadata,
+    operator::Operator,
+    service_account_key::ServiceAccountKeys,
+    signed_jwt,
     user_credentials::UserCredentials,
 };
 use crate::{
@@ -38,6 +47,7 @@ pub struct Minter {
     operator: Operator,
     metadata: Metadata,
     iam: Iam,
+    federation: Federation,
     keys: ServiceAccountKeys,
     users: UserCredentials,
     in_flight: Semaphore,
@@ -52,6 +62,7 @@ impl Minter {
             operator,
             metadata: Metadata::new(http.clone(), endpoints.metadata.clone()),
             iam: Iam::new(http.clone(), endpoints.iam_credentials.clone()),
+            federation: Federation::new(http, endpoints),
             keys: ServiceAccountKeys::new(http, endpoints),
             users: UserCredentials::new(http, endpoints),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
@@ -93,6 +104,14 @@ impl Minter {
                 let token =
                     signed_jwt::signed_jwt(&self.iam, &self.operator, service_account, audience).await?;
                 Ok(Minted::by_operator(token, service_account.to_string()))
+            }
+            Source::KubernetesServiceAccount { name, google_service_account, provider } => {
+                let wanted = federation::Wanted {
+                    name,
+                    google_service_account: google_service_account.as_ref(),
+                    provider: provider.as_ref(),
+                };
+                self.federation.mint(wanted, audience, credentials).await
             }
             Source::ServiceAccountKey { file } => self.keys.mint(file, audience, credentials).await,
             Source::UserCredentials { file } => self.users.mint(file, credentials).await,

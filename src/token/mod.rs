@@ -4,6 +4,7 @@ mod credential_file;
 pub mod credentials;
 pub mod endpoints;
 mod external;
+mod federation;
 mod google_error;
 pub mod http;
 mod iam;

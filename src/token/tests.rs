@@ -1,8 +1,10 @@
 //! The sources against the Google simulator.
 
+mod federation;
 mod http_client;
 mod impersonation;
 mod metadata;
+mod operator_federation;
 mod operator_file;
 mod service_account_key;
 mod signed_jwt;

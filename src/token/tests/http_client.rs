@@ -13,7 +13,7 @@ use super::*;
 use crate::token::http::{CallError, Reply, Request};
 
 /// A server on the loopback that counts its connections.
-async fn serve(app: Router) -> (Uri, Arc<AtomicUsize>) {
+pub(super) async fn serve(app: Router) -> (Uri, Arc<AtomicUsize>) {
     let connections = Arc::new(AtomicUsize::new(0));
     let counter = connections.clone();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
