@@ -311,7 +311,7 @@ async fn a_grant_by_selector_follows_the_labels_of_the_namespace() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tier api: needs a kube-apiserver"]
-async fn sources_to_come_answer_unsupported_and_health_is_told() {
+async fn a_source_that_is_switched_off_answers_unsupported_and_health_is_told() {
     let world = World::with_controller(google_options()).await;
     let source = json!({"kubernetesServiceAccount": {"name": "app"}});
     world.bind("later", &json!({"audience": AUDIENCE, "source": source})).await;
@@ -322,7 +322,8 @@ async fn sources_to_come_answer_unsupported_and_health_is_told() {
     );
     assert_eq!(
         message(&refused, "Ready"),
-        "spec.source.kubernetesServiceAccount is not implemented in this version; use impersonation or metadataServer"
+        "spec.source.kubernetesServiceAccount is switched off in this installation: the operator has no right to make tokens for \
+         ServiceAccounts; install the chart with sources.kubernetesServiceAccount=true (--kubernetes-service-accounts)"
     );
     assert!(http_get(world.controller_port, "/healthz").await.unwrap().starts_with("HTTP/1.1 200"));
     world.end().await;

@@ -8,6 +8,7 @@ mod endpoints;
 mod identity;
 mod namespaces;
 mod process;
+mod token;
 mod webhook;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ enum Command {
     Webhook(webhook::Args),
     Crd(crd::Args),
     Check(check::Args),
+    Token(token::Args),
 }
 
 /// Parses the command line and runs what it names. Exit codes: 0 done, 1 failed, 2 wrong usage.
@@ -38,6 +40,7 @@ pub fn run() -> ExitCode {
         Command::Webhook(args) => process::block_on(|stop| webhook::run(args, stop)),
         Command::Crd(args) => crd::run(&args),
         Command::Check(args) => process::block_on(|stop| check::run(args, stop)),
+        Command::Token(args) => token::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,4 +55,6 @@ const EXAMPLES: &str = "Examples:
   idtoken-operator crd | kubectl apply --server-side -f -
   idtoken-operator controller --log-format json
   idtoken-operator webhook --operator-namespace idtoken-system
-  idtoken-operator check --namespace shop";
+  idtoken-operator check --namespace shop
+  idtoken-operator token mint -f binding.yaml
+  idtoken-operator token inspect --audience https://orders-abc-uc.a.run.app token.txt";

@@ -56,7 +56,10 @@ pub(super) async fn apply(
             entry.attempts = None;
             Outcome { secret, problem: None, next: Some(next) }
         }
-        Decision::Wait { problem, until } => Outcome { secret, problem: Some(problem), next: until },
+        Decision::Wait { problem, until } => {
+            entry.attempts = facts.attempts; // it may have been known from the status alone
+            Outcome { secret, problem: Some(problem), next: until }
+        }
         Decision::Refuse(problem) => {
             let next = look_again(&problem, clock::now());
             Outcome { secret, problem: Some(problem), next }

@@ -8,9 +8,10 @@ use crate::{
     api::{IdTokenBinding, IdTokenBindingStatus, Reason},
     plan::{
         Problem,
-        decide::Facts,
+        decide::{Facts, attempt_key},
         refresh::Lifetime,
         secret::{Observed, Owner, Record, is_intact, observe},
+        status::refused_before,
         validate::Wanted,
     },
     verify::{
@@ -47,13 +48,14 @@ pub(super) async fn dereference(
         Ok(credential) => (credential, ctx.authorise(owner, wanted)),
         Err(problem) => (None, Err(problem)),
     };
+    let key = attempt_key(wanted, credential.as_deref());
     Ok(Facts {
         uid: owner.uid.clone(),
         secret,
         was_published: status.secret_resource_version.is_some() || entry.has_restored(),
         permitted,
         credential,
-        attempts: entry.attempts.clone(),
+        attempts: entry.attempts.clone().or_else(|| refused_before(status, &key)),
         ask_again: entry.ask_again.clone(),
         restore_not_before: entry.restore_not_before(&owner.uid, now),
     })

@@ -45,7 +45,8 @@ pub(super) async fn status(
     let seen = binding.status.clone().unwrap_or_default();
     let previous = entry.status(&seen).clone();
     let failing_since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
-    let report = Report { failing_since, ..report(binding, wanted, outcome, now) };
+    let attempts = entry.attempts.as_ref();
+    let report = Report { failing_since, attempts, ..report(binding, wanted, outcome, now) };
     let next = status::next(&previous, report, now);
     if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
         return Ok(());
@@ -83,6 +84,7 @@ fn report<'a>(
         suspended: wanted.is_some_and(|w| w.suspend),
         failing_since: None,
         next_refresh: outcome.next,
+        attempts: None,
     }
 }
 

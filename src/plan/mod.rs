@@ -12,6 +12,7 @@ pub mod decide;
 pub mod grant;
 pub mod inject;
 pub mod lease;
+pub mod manifest;
 pub mod refresh;
 pub mod secret;
 pub mod source;

@@ -3,7 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{Problem, secret::Record};
+use super::{
+    Attempts, Pause, Problem, Retry,
+    secret::{Record, sha256_hex},
+};
 use crate::api::{ConditionType, IdTokenBindingStatus, Reason, condition::Stall};
 
 /// What is known of a binding after a visit.
@@ -29,6 +32,8 @@ pub struct Report<'a> {
     pub failing_since: Option<Timestamp>,
     /// When the source is asked next.
     pub next_refresh: Option<Timestamp>,
+    /// What was tried before and failed.
+    pub attempts: Option<&'a Attempts>,
 }
 
 /// A Kubernetes Event worth sending.
@@ -66,7 +71,28 @@ pub fn next(previous: &IdTokenBindingStatus, report: Report<'_>, now: Timestamp)
         issue_time: report.record.map(|r| r.life.issued),
         expiration_time: report.record.map(|r| r.life.expires),
         next_refresh_time: report.next_refresh,
+        refused_attempt: report.attempts.and_then(refused_attempt),
     }
+}
+
+/// A credential that Google refused, as another replica, or this one before a restart, noted it in `status`: the try with this
+/// `key` is not made again.
+#[must_use]
+pub fn refused_before(status: &IdTokenBindingStatus, key: &str) -> Option<Attempts> {
+    if status.refused_attempt.as_deref() != Some(sha256_hex(key.as_bytes()).as_str()) {
+        return None;
+    }
+    let failed = |type_, is: &str| find(&status.conditions, type_).filter(|c| c.status == is);
+    let condition = failed("Degraded", "True").or_else(|| failed("Ready", "False"))?;
+    let reason = Reason::ALL.into_iter().find(|reason| reason.as_str() == condition.reason)?;
+    let problem = Problem { reason, message: condition.message.clone(), retry: Retry::OnNewCredential };
+    let pause = Pause { key: key.to_owned(), noted_at: Timestamp::UNIX_EPOCH, until: Timestamp::MAX };
+    Some(Attempts { failures: 1, pause, problem })
+}
+
+fn refused_attempt(attempts: &Attempts) -> Option<String> {
+    let refused = attempts.problem.retry == Retry::OnNewCredential;
+    refused.then(|| sha256_hex(attempts.pause.key.as_bytes()))
 }
 
 /// Whether `next` is worth a write: always when a condition or the token changed; when only words or times of a lasting
@@ -186,7 +212,7 @@ fn stalled(report: Report<'_>, conditions: &[Condition], now: Timestamp) -> Verd
 }
 
 fn is_passing(problem: &Problem) -> bool {
-    matches!(problem.retry, super::Retry::Transient { .. })
+    matches!(problem.retry, Retry::Transient { .. })
 }
 
 fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {

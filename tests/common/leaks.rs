@@ -6,10 +6,10 @@ use kube::{Api, api::ListParams};
 use super::World;
 use idtoken_operator::api::{IdTokenBinding, IdTokenGrant};
 
-/// Fails when any token that the simulator ever issued, or the signature of one, stands in a log, an event, a metric, an
+/// Fails when a credential that the test planted, any token that the simulator ever issued, or the signature of one, stands in a log, an event, a metric, an
 /// object other than a Secret, or in a Secret's metadata.
 pub async fn assert_none(world: &World) {
-    let tokens = world.google.issued_tokens();
+    let tokens = [world.planted.clone(), world.google.issued_tokens()].concat();
     let everything = captured(world).await;
     assert!(
         (world.started == 0 || !world.logs().is_empty()) && !world.cluster.api_server_log().is_empty(),
@@ -30,7 +30,7 @@ fn find(everything: &str, tokens: &[String]) -> Option<String> {
     for token in tokens {
         // The last part is the secret one; a log that shortens tokens would still show the beginning.
         let parts = [token.as_str(), token.rsplit('.').next().unwrap(), &token[..token.len().min(60)]];
-        for part in parts.into_iter().filter(|p| p.len() >= 16) {
+        for part in parts.into_iter().filter(|p| p.len() >= 10) {
             if let Some(at) = everything.find(part) {
                 let from = everything[..at].rfind('\n').map_or(0, |i| i + 1);
                 return Some(everything[from..at].chars().take(400).collect());

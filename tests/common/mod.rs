@@ -10,6 +10,9 @@
     unreachable_pub
 )]
 
+pub mod emulator;
+pub mod envoy;
+pub mod http_client;
 pub mod leaks;
 
 use std::{
@@ -66,6 +69,8 @@ pub struct World {
     pub controller_port: u16,
     /// Port of health and metrics of the newest webhook.
     pub webhook_health_port: u16,
+    /// Credentials that the test put into Secrets: they may stand nowhere else either.
+    pub planted: Vec<String>,
     /// Output of processes that have ended.
     pub old_logs: Vec<PathBuf>,
     started: u32,
@@ -75,6 +80,21 @@ pub struct World {
 pub fn google_options() -> Options {
     let options = Options { metadata_cache_margin: None, ..Options::default() };
     options.service_account(CALLER).allow(&member(OPERATOR), Role::OpenIdTokenCreator, CALLER)
+}
+
+/// The flags that send the operator to the simulator instead of Google.
+pub fn google_flags(google: &Google) -> Vec<String> {
+    vec![
+        format!("--metadata-url={}", google.metadata_url()),
+        format!("--iam-credentials-url={}", google.iam_credentials_url()),
+        format!("--sts-url={}", google.sts_url()),
+        format!("--identity-toolkit-url={}", google.identity_toolkit_url()),
+        format!("--secure-token-url={}", google.secure_token_url()),
+        format!("--oauth-token-url={}", google.oauth_token_url()),
+        format!("--jwks-url=https://accounts.google.com={}", google.jwks_url()),
+        format!("--jwks-url=https://securetoken.google.com={}", google.secure_token_jwks_url()),
+        format!("--jwks-url=gserviceaccount.com={}", google.service_account_jwks_url_template()),
+    ]
 }
 
 pub fn member(email: &str) -> String {
@@ -115,6 +135,7 @@ impl World {
             environment: Vec::new(),
             controller_port: 0,
             webhook_health_port: 0,
+            planted: Vec::new(),
             old_logs: Vec::new(),
             started: 0,
         };
@@ -183,12 +204,7 @@ impl World {
         let google = &self.google;
         let program = Self::operator("controller", &kubeconfig)
             .args([format!("--health-addr={address}"), format!("--metrics-addr={address}")])
-            .args([
-                format!("--metadata-url={}", google.metadata_url()),
-                format!("--iam-credentials-url={}", google.iam_credentials_url()),
-                format!("--oauth-token-url={}", google.oauth_token_url()),
-                format!("--jwks-url=https://accounts.google.com={}", google.jwks_url()),
-            ])
+            .args(google_flags(google))
             .args(self.flags.clone());
         let program = self.environment.iter().fold(program, |p, (key, value)| p.env(key, value));
         self.started += 1;
@@ -315,6 +331,8 @@ impl World {
             .env("KUBECONFIG", kubeconfig)
             .env_remove("KUBERNETES_SERVICE_HOST")
             .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
+            // The machine's own gcloud credentials are nobody's business here.
+            .env("CLOUDSDK_CONFIG", "/nonexistent")
     }
 
     pub async fn wait_ready(&self, port: u16) {

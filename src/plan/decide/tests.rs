@@ -427,3 +427,51 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn another_credential_is_used_at_once_and_the_good_token_stays_until_then() {
+    let of = |credential: &str| Record { credential: Some(credential.to_owned()), ..record() };
+    let now = at("2026-01-01T10:05:00Z");
+    let same = Facts { credential: Some("v1".to_owned()), ..facts(ours(of("v1"))) };
+    assert!(matches!(decide(&wanted(), &same, now), Decision::Keep { .. }));
+    let other = Facts { credential: Some("v2".to_owned()), ..facts(ours(of("v1"))) };
+    assert_eq!(decide(&wanted(), &other, now), Decision::Mint { restores: false });
+    assert!(is_worth_writing(Some(&of("v1")), &of("v2"), true), "of another credential, whatever its end");
+    assert!(!is_worth_writing(Some(&of("v1")), &of("v1"), true));
+}
+
+#[test]
+fn a_refused_credential_is_never_tried_again_but_another_one_is() {
+    let pause = Pause { until: Timestamp::MAX, ..pause("spec-1/v1//{}{}", "2026-01-01T10:00:00Z") };
+    let refused = Attempts { failures: 1, pause, problem: Problem::refused("wrong password") };
+    let with = |credential: &str| Facts {
+        credential: Some(credential.to_owned()),
+        attempts: Some(refused.clone()),
+        ..facts(Observed::Absent)
+    };
+    let later = at("2036-01-01T10:00:00Z");
+    let wait = Decision::Wait { problem: Problem::refused("wrong password"), until: None };
+    assert_eq!(decide(&wanted(), &with("v1"), later), wait);
+    assert_eq!(decide(&wanted(), &with("v2"), later), Decision::Mint { restores: false });
+}
+
+#[test]
+fn no_jwt_is_signed_for_an_api_of_googles() {
+    let wanted = |audience: &str, source: Source| Wanted {
+        audience: Audience::parse(audience).unwrap(),
+        source,
+        ..wanted()
+    };
+    let signed = || Source::SignedJwt { service_account: email("caller@p.iam.gserviceaccount.com") };
+    let refused = refuse_api(&wanted("https://iam.googleapis.com/", signed()), "googleapis.com").unwrap_err();
+    assert_eq!(refused.reason, Reason::InvalidSpec);
+    assert_eq!(
+        refused.message,
+        "spec.audience \"https://iam.googleapis.com/\" is not valid: name the URL of your own service: a JWT signed for an API of Google's is a credential for that API"
+    );
+    assert!(refuse_api(&wanted("https://iam.s3nsapis.fr/", signed()), "s3nsapis.fr").is_err());
+    assert_eq!(refuse_api(&wanted("https://iam.s3nsapis.fr/", signed()), "googleapis.com"), Ok(()));
+    assert_eq!(refuse_api(&wanted("https://app.example.com/*", signed()), "googleapis.com"), Ok(()));
+    let id_token = wanted("https://iam.googleapis.com/", Source::MetadataServer);
+    assert_eq!(refuse_api(&id_token, "googleapis.com"), Ok(()));
+}

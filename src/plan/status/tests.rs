@@ -1,5 +1,5 @@
 use super::*;
-use crate::plan::{Retry, refresh::Lifetime};
+use crate::plan::refresh::Lifetime;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -31,6 +31,7 @@ fn nothing() -> Report<'static> {
         suspended: false,
         failing_since: None,
         next_refresh: None,
+        attempts: None,
     }
 }
 
@@ -465,4 +466,31 @@ fn a_problem_says_when_trying_again_makes_sense() {
     );
     assert_eq!(Problem::slow(Reason::SourceDenied, "x").retry, Retry::Slowly);
     assert_eq!(Problem::on_change(Reason::NotGranted, "x").retry, Retry::OnChange);
+}
+
+/// So a password that was refused is not sent again by another replica, nor after a restart.
+#[test]
+fn a_refused_credential_is_noted_and_known_again_by_its_very_try() {
+    let problem = Problem::refused("sign-in: HTTP 400 INVALID_LOGIN_CREDENTIALS");
+    let pause =
+        Pause { key: "spec-1/v1//".to_owned(), noted_at: at("2026-01-01T10:00:00Z"), until: Timestamp::MAX };
+    let attempts = Attempts { failures: 1, pause, problem: problem.clone() };
+    let report = Report { attempts: Some(&attempts), ..failed(&problem) };
+    let status = next(&unseen(), report, at("2026-01-01T10:00:00Z"));
+    assert_eq!(
+        conditions(&status),
+        [
+            "Ready=False CredentialsRefused 2026-01-01T10:00:00Z 1",
+            "Degraded=False CredentialsRefused 2026-01-01T10:00:00Z 1",
+            "Stalled=True CredentialsRefused 2026-01-01T10:00:00Z 1",
+        ]
+    );
+    let known = refused_before(&status, "spec-1/v1//").unwrap();
+    assert_eq!(known.problem, problem);
+    assert!(known.pause.holds("spec-1/v1//", at("2036-01-01T10:00:00Z")));
+    assert_eq!(refused_before(&status, "spec-1/v2//"), None, "another credential is tried");
+    let denied = Attempts { problem: Problem::slow(Reason::SourceDenied, "HTTP 403"), ..attempts };
+    let report = Report { attempts: Some(&denied), ..failed(&denied.problem) };
+    let status = next(&unseen(), report, at("2026-01-01T10:00:00Z"));
+    assert_eq!(refused_before(&status, "spec-1/v1//"), None, "what may heal is tried again");
 }

@@ -74,9 +74,17 @@ fn values_for(google: &Google, ports: &Ports, with_webhook: bool) -> Value {
         "endpoints": {
             "metadataUrl": google.metadata_url(),
             "iamCredentialsUrl": google.iam_credentials_url(),
+            "stsUrl": google.sts_url(),
             "oauthTokenUrl": google.oauth_token_url(),
-            "jwksUrls": {"https://accounts.google.com": google.jwks_url()},
+            "identityToolkitUrl": google.identity_toolkit_url(),
+            "secureTokenUrl": google.secure_token_url(),
+            "jwksUrls": {
+                "https://accounts.google.com": google.jwks_url(),
+                "https://securetoken.google.com": google.secure_token_jwks_url(),
+                "gserviceaccount.com": google.service_account_jwks_url_template(),
+            },
         },
+        "sources": {"kubernetesServiceAccount": true},
     })
 }
 

@@ -14,6 +14,7 @@ mod operator;
 mod product;
 mod scenario;
 mod show;
+mod sources;
 mod token;
 
 use std::path::{Path, PathBuf};
@@ -38,11 +39,15 @@ use show::Show;
 #[command(after_help = "Examples:
   cargo xtask demo                  the show, then the cluster is yours until Ctrl-C
   cargo xtask demo --once           the show only; exit code 0 means that every step was observed
+  cargo xtask demo --all-sources    every way to get a token, in place of the refresh and the pods
   cargo xtask demo --context NAME   on the cluster of that kubeconfig context; what the demo makes there it removes")]
 pub struct DemoArgs {
     /// End after the show: 0 only if every step was observed
     #[arg(long)]
     once: bool,
+    /// Show every source of tokens, and what becomes of a wrong password
+    #[arg(long)]
+    all_sources: bool,
     /// Use the cluster of this kubeconfig context instead of starting one
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
@@ -84,18 +89,23 @@ struct Stage {
 }
 
 async fn play(args: &DemoArgs, ground: &Ground, program: &Path, tools: &Tools) -> anyhow::Result<Stage> {
-    let google = Google::start(simulated()).await.context("cannot start the simulator of Google's APIs")?;
-    let with_webhook = ground.reaches_us();
+    let simulated = if args.all_sources { sources::simulated() } else { simulated() };
+    let google = Google::start(simulated).await.context("cannot start the simulator of Google's APIs")?;
+    let with_webhook = ground.reaches_us() && !args.all_sources;
     let mut show = Show::default();
     let ports = operator::Ports::free()?;
     let chart = chart::render(tools.path(Tool::Helm), &google, &ports, with_webhook).await?;
     scenario::install(&mut show, ground, &chart).await?;
-    let operator = Operator::start(ground, program, &chart, ports).await?;
-    match scenario::perform(&mut show, ground, with_webhook).await {
-        Ok(()) => {}
-        Err(error) => return Err(error.context(operator.last_words())),
+    let operator = Operator::start(ground, program, &chart, ports, with_webhook).await?;
+    let performed = if args.all_sources {
+        sources::perform(&mut show, ground, &google).await
+    } else {
+        scenario::perform(&mut show, ground, with_webhook).await
+    };
+    if let Err(error) = performed {
+        return Err(error.context(operator.last_words()));
     }
-    if with_webhook {
+    if with_webhook || args.all_sources {
         show.finish("All steps were observed.");
         return Ok(Stage { operator, _google: google });
     }

@@ -42,16 +42,17 @@ pub(super) struct Operator {
 }
 
 impl Operator {
-    /// Starts both programs and waits until they say that they are ready.
+    /// Starts the programs and waits until they say that they are ready.
     pub(super) async fn start(
         ground: &Ground,
         program: &Path,
         chart: &Chart,
         ports: Ports,
+        with_webhook: bool,
     ) -> anyhow::Result<Self> {
         let mut operator = Self { programs: Vec::new() };
         operator.run(ground, program, "controller", chart, &ports, ports.controller).await?;
-        if ground.reaches_us() {
+        if with_webhook {
             operator.run(ground, program, "webhook", chart, &ports, ports.webhook_telemetry).await?;
         }
         Ok(operator)
@@ -97,7 +98,11 @@ impl Operator {
         let account = format!("{RELEASE}-{component}");
         let kubeconfig = ground.kubeconfig_of(NAMESPACE, &account).await?;
         let arguments = on_loopback(chart.arguments(component)?, ports.webhook, telemetry);
-        let mut started = Program::new(program).args(arguments).env("KUBECONFIG", kubeconfig);
+        // No gcloud of the user's lends the operator an identity.
+        let mut started = Program::new(program)
+            .args(arguments)
+            .env("KUBECONFIG", kubeconfig)
+            .env("CLOUDSDK_CONFIG", ground.directory());
         if component == "webhook" {
             started = started.args(["--tls-extra-name", "127.0.0.1"]);
         }

@@ -42,7 +42,7 @@ pub(super) async fn install(show: &mut Show, ground: &Ground, chart: &Chart) -> 
         ground.apply(object).await?;
     }
     show.say(format_args!("applied, as Helm renders the chart: {}", chart.summary()));
-    show.say("not applied: Deployments, Service, PodDisruptionBudget (the demo runs both programs itself,");
+    show.say("not applied: Deployments, Service, PodDisruptionBudget (the demo runs the programs itself,");
     show.say("with the arguments of the Deployments and the rights of the chart's ServiceAccounts)");
     if !ground.reaches_us() {
         show.say("");
@@ -128,14 +128,14 @@ async fn token_in_secret(show: &mut Show, ground: &Ground) -> anyhow::Result<Cla
     let claims = claims(&secret)?;
     show.say(format_args!("  iss    {}", claims.iss));
     show.say(format_args!("  aud    {}", claims.aud));
-    show.say(format_args!("  email  {}", claims.email));
+    show.say(format_args!("  email  {}", claims.identity()));
     show.say(format_args!("  iat    {}", claims.issued()));
     show.say(format_args!("  exp    {}", claims.expires()));
     let kind = secret.type_.as_deref().unwrap_or_default();
     show.say(format_args!("Secret {SECRET} of type {kind}, owned by {}", owner(&secret)));
     expect("iss https://accounts.google.com", claims.iss == "https://accounts.google.com", &claims.iss)?;
     expect(format_args!("aud {AUDIENCE}"), claims.aud == AUDIENCE, &claims.aud)?;
-    expect(format_args!("email {}", super::CALLER), claims.email == super::CALLER, &claims.email)?;
+    expect(format_args!("email {}", super::CALLER), claims.identity() == super::CALLER, claims.identity())?;
     expect("exp in the future", claims.expires() > now(), claims.expires())?;
     expect("an owner IdTokenBinding orders", owner(&secret) == "IdTokenBinding orders", owner(&secret))?;
     Ok(claims)
@@ -260,7 +260,8 @@ fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-const DEMO: &str = "idtoken-demo";
+/// The namespace of what the demo shows.
+pub(super) const DEMO: &str = "idtoken-demo";
 const SECRET: &str = "orders-idtoken";
 const AUDIENCE: &str = "https://orders-abc-uc.a.run.app";
 const SOON: Duration = Duration::from_secs(30);

@@ -87,7 +87,8 @@ fn cell(value: &Value) -> String {
     }
 }
 
-fn aligned(lines: &[Vec<String>]) -> String {
+/// Columns under each other.
+pub(super) fn aligned(lines: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..lines.first().map_or(0, Vec::len))
         .map(|column| lines.iter().filter_map(|line| line.get(column)).map(String::len).max().unwrap_or(0))
         .collect();

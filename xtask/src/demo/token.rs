@@ -11,7 +11,8 @@ use serde::Deserialize;
 pub(super) struct Claims {
     pub(super) iss: String,
     pub(super) aud: String,
-    pub(super) email: String,
+    sub: String,
+    email: Option<String>,
     iat: i64,
     exp: i64,
 }
@@ -24,7 +25,12 @@ impl Claims {
             anyhow::bail!("not a JWT: it has {} parts, not 3", parts.len());
         };
         let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).ok().context("its payload is not base64url")?;
-        serde_json::from_slice(&payload).ok().context("its payload lacks iss, aud, email, iat or exp")
+        serde_json::from_slice(&payload).ok().context("its payload lacks iss, aud, sub, iat or exp")
+    }
+
+    /// `email`, or `sub` where there is none.
+    pub(super) fn identity(&self) -> &str {
+        self.email.as_ref().unwrap_or(&self.sub)
     }
 
     pub(super) fn issued(&self) -> Timestamp {
@@ -47,14 +53,17 @@ mod tests {
         let payload = r#"{"iss":"i","aud":"a","email":"e","iat":1767225600,"exp":1767229200,"sub":"1"}"#;
         let token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(payload));
         let claims = Claims::of(token.as_bytes()).unwrap();
-        assert_eq!((claims.iss.as_str(), claims.aud.as_str(), claims.email.as_str()), ("i", "a", "e"));
+        assert_eq!((claims.iss.as_str(), claims.aud.as_str(), claims.identity()), ("i", "a", "e"));
+        let signed = r#"{"iss":"i","aud":"a","iat":1,"exp":2,"sub":"1"}"#;
+        let token = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(signed));
+        assert_eq!(Claims::of(token.as_bytes()).unwrap().identity(), "1");
         assert_eq!(claims.expires().to_string(), "2026-01-01T01:00:00Z");
         assert_eq!(claims.issued().to_string(), "2026-01-01T00:00:00Z");
         assert_eq!(Claims::of(b"word").unwrap_err().to_string(), "not a JWT: it has 1 parts, not 3");
         let poor = format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode("{}"));
         assert_eq!(
             Claims::of(poor.as_bytes()).unwrap_err().to_string(),
-            "its payload lacks iss, aud, email, iat or exp"
+            "its payload lacks iss, aud, sub, iat or exp"
         );
     }
 }

@@ -1,0 +1,154 @@
+//! `idtoken-operator token mint`.
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use anyhow::{Context as _, bail};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{
+    super::{endpoints::EndpointArgs, identity::IdentityArgs, process},
+    in_file::InFile,
+    io,
+    jwt::Jwt,
+    words::{fields, harmless, moment},
+};
+use crate::{
+    clock,
+    controller::obtain::obtain,
+    plan::{Problem, manifest::Manifest, secret::Record, validate::validate},
+    token::{RawToken, http::Http, mint::Minter, operator::Operator},
+    verify::{Verifier, jwks::Jwks},
+};
+
+/// Get a token as the controller would, from a file with a binding, without a cluster
+///
+/// FILE holds the IdTokenBinding and, as further YAML documents, the Secrets and the ServiceAccount that it names; the Secrets need
+/// the label that they need in the cluster. IdTokenGrants are not asked. The token is verified and its claims are shown; the token
+/// itself is printed with --raw only. Nothing is written anywhere.
+///
+/// The operator's identity, for the sources that use it, is found as Google's libraries do: the file that
+/// GOOGLE_APPLICATION_CREDENTIALS names, gcloud's application-default credentials, the metadata server.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// YAML file with the binding and what it names; -: standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// Print the token and nothing else, to a file or a pipe without a newline behind it
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
+    /// Print JSON, without the token
+    #[arg(long)]
+    json: bool,
+    /// Token of the Kubernetes ServiceAccount, for the source kubernetesServiceAccount: here is no cluster to ask for one
+    #[arg(long, value_name = "FILE")]
+    subject_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    #[command(flatten)]
+    endpoints: EndpointArgs,
+}
+
+const EXAMPLES: &str = "Examples:
+  idtoken-operator token mint -f binding.yaml
+  curl -H \"Authorization: Bearer $(idtoken-operator token mint -f binding.yaml --raw)\" https://orders-abc-uc.a.run.app
+  kubectl -n shop get itb/orders secret/caller-key -o yaml | idtoken-operator token mint -f -";
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    let name = io::name(&args.file);
+    let text = io::read(&args.file, "a binding", MAX_INPUT)?;
+    let manifest = Manifest::parse(&text).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+    let document = manifest.document;
+    let wanted = validate(&manifest.binding)
+        .map_err(|problem| anyhow::anyhow!("{name}: document {document}: {}", said(&problem)))?;
+    let (endpoints, keys) = (args.endpoints.endpoints()?, args.endpoints.key_urls()?);
+    let credentials = InFile::new(&name, &manifest, args.subject_token_file);
+    process::block_on(async |stop| {
+        let http = Http::new().context("the system's CA certificates can't be loaded")?;
+        let operator = Operator::new(&http, &endpoints, args.identity.sources(true));
+        let minter = Minter::new(&http, &endpoints, operator);
+        let verifier = Verifier::new(Jwks::new(http, keys), false);
+        let obtaining = obtain(&minter, &verifier, &wanted, &credentials, || Ok(()));
+        let Some(obtained) = stop.run_until_cancelled(obtaining).await else {
+            bail!("ended by a signal before the token had come");
+        };
+        let (token, record) = obtained.map_err(|problem| anyhow::anyhow!(said(&problem)))?;
+        if !record.signature_checked {
+            eprintln!("warning: the signature was not checked: the issuer's keys can't be fetched");
+        }
+        let minted = Minted { source: wanted.source.label(), audience: wanted.audience.as_str(), record };
+        io::print(&if args.raw {
+            raw(&token)
+        } else if args.json {
+            minted.json(&token)?
+        } else {
+            minted.text(&token)?
+        })
+    })
+}
+
+fn said(problem: &Problem) -> String {
+    format!("{}: {}", problem.reason, problem.message)
+}
+
+/// A newline is for people: in a file or a header it would belong to the token.
+fn raw(token: &RawToken) -> String {
+    let end = if io::is_terminal() { "\n" } else { "" };
+    format!("{}{end}", token.expose())
+}
+
+/// What is shown of a token.
+struct Minted<'a> {
+    source: &'static str,
+    audience: &'a str,
+    record: Record,
+}
+
+impl Minted<'_> {
+    fn text(&self, token: &RawToken) -> anyhow::Result<String> {
+        let (record, now) = (&self.record, clock::now());
+        let checked = if record.signature_checked { "good: by a key of the issuer" } else { "not checked" };
+        let rows = [
+            ("source", self.source.to_owned()),
+            ("identity", harmless(record.identity.as_deref().unwrap_or_default())),
+            ("issuer", harmless(&record.issuer)),
+            ("audience", harmless(self.audience)),
+            ("issued", moment(record.life.issued, now)),
+            ("expires", moment(record.life.expires, now)),
+            ("signature", checked.to_owned()),
+        ];
+        let mut text = rows.iter().fold(String::new(), |mut text, (name, value)| {
+            let _ = writeln!(text, "{name:<10} {value}"); // writing to a String can't fail
+            text
+        });
+        text.push_str("claims\n");
+        text.push_str(&fields(&claims(token)?.claims));
+        Ok(text)
+    }
+
+    fn json(&self, token: &RawToken) -> anyhow::Result<String> {
+        let Record { issuer, identity, life, signature_checked, .. } = &self.record;
+        let left = |end: Timestamp| end.as_second() - clock::now().as_second();
+        let value = json!({
+            "source": self.source,
+            "identity": identity,
+            "issuer": issuer,
+            "audience": self.audience,
+            "issueTime": life.issued,
+            "expirationTime": life.expires,
+            "secondsLeft": left(life.expires),
+            "signatureChecked": signature_checked,
+            "claims": claims(token)?.claims,
+        });
+        Ok(format!("{value:#}\n"))
+    }
+}
+
+/// The token in its parts: it has been verified, so that this can't fail.
+fn claims(token: &RawToken) -> anyhow::Result<Jwt> {
+    Jwt::parse(token.expose()).map_err(|why| anyhow::anyhow!("the token can't be shown: {why}"))
+}
+
+/// Many Secrets of Kubernetes' largest size.
+const MAX_INPUT: usize = 16 * 1024 * 1024;

@@ -1,0 +1,125 @@
+//! `token mint` and `token inspect`: the program itself, against the simulator of Google's APIs.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+#[path = "cli_token/bad_files.rs"]
+mod bad_files;
+#[path = "cli_token/inspect.rs"]
+mod inspect;
+#[path = "cli_token/mint.rs"]
+mod mint;
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use idtoken_operator::token::http::{Http, Request};
+use tempfile::TempDir;
+use xtask::google::{Google, Options, Role};
+
+const OPERATOR: &str = "operator@demo-project.iam.gserviceaccount.com";
+const CALLER: &str = "caller@demo-project.iam.gserviceaccount.com";
+const AUDIENCE: &str = "https://orders-abc-uc.a.run.app";
+
+/// A simulator, and a home for the program.
+struct Bench {
+    google: Google,
+    home: TempDir,
+}
+
+/// How the program ended.
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Bench {
+    /// The metadata server's account may have ID tokens of the caller.
+    async fn start() -> Self {
+        Self::with(|options| options).await
+    }
+
+    async fn with(change: impl FnOnce(Options) -> Options) -> Self {
+        // Half a minute more than an hour: what is left is `1 h` in words, however slow the machine.
+        let id_token_lifetime = Duration::from_secs(3630);
+        let options = Options { metadata_cache_margin: None, id_token_lifetime, ..Options::default() }
+            .service_account(CALLER)
+            .allow(&format!("serviceAccount:{OPERATOR}"), Role::OpenIdTokenCreator, CALLER);
+        Self { google: Google::start(change(options)).await.unwrap(), home: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The program with Google's endpoints, on a thread that the simulator does not need.
+    async fn run(&self, arguments: &[&str], stdin: &str) -> Ended {
+        let google = &self.google;
+        let endpoints = [
+            format!("--metadata-url={}", google.metadata_url()),
+            format!("--iam-credentials-url={}", google.iam_credentials_url()),
+            format!("--sts-url={}", google.sts_url()),
+            format!("--oauth-token-url={}", google.oauth_token_url()),
+            format!("--identity-toolkit-url={}", google.identity_toolkit_url()),
+            format!("--secure-token-url={}", google.secure_token_url()),
+            format!("--jwks-url=https://accounts.google.com={}", google.jwks_url()),
+            format!("--jwks-url=https://securetoken.google.com={}", google.secure_token_jwks_url()),
+            format!("--jwks-url=gserviceaccount.com={}", google.service_account_jwks_url_template()),
+        ];
+        let arguments: Vec<_> =
+            ["token"].iter().chain(arguments).map(|a| (*a).to_owned()).chain(endpoints).collect();
+        let (home, stdin) = (self.home.path().to_owned(), stdin.to_owned());
+        tokio::task::spawn_blocking(move || program(&home, &arguments, &stdin)).await.unwrap()
+    }
+
+    /// Mints from `text`, given on standard input.
+    async fn mint(&self, text: &str, flags: &[&str]) -> Ended {
+        self.run(&[&["mint", "-f", "-"], flags].concat(), text).await
+    }
+
+    /// A token straight from the metadata server, with whatever fault it has.
+    async fn token(&self) -> String {
+        let path = "/computeMetadata/v1/instance/service-accounts/default/identity?format=full&audience=";
+        let url = format!("{}{path}{AUDIENCE}", self.google.metadata_url());
+        let flavor = "metadata-flavor".parse().unwrap();
+        let request = Request::get(url.parse().unwrap()).header(flavor, "Google".parse().unwrap());
+        let reply = Http::new().unwrap().call(request).await.unwrap();
+        assert_eq!(reply.status, 200);
+        String::from_utf8(reply.body.to_vec()).unwrap()
+    }
+}
+
+impl Ended {
+    /// Nothing that was issued may be printed.
+    fn assert_silent(&self, google: &Google) {
+        for token in google.issued_tokens() {
+            assert!(!self.out.contains(&token) && !self.err.contains(&token), "{}{}", self.out, self.err);
+        }
+        assert!(!self.out.contains("eyJ") && !self.err.contains("eyJ"), "{}{}", self.out, self.err);
+    }
+}
+
+/// The program in a home of its own, with nothing of our environment.
+fn program(home: &Path, arguments: &[String], stdin: &str) -> Ended {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"))
+        .args(arguments)
+        .env_clear()
+        .env("HOME", home)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()); // the program may not read it
+    let output = child.wait_with_output().unwrap();
+    Ended {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}

@@ -1,0 +1,107 @@
+//! `token mint`: each source, from a file.
+
+use serde_json::Value;
+use xtask::google::{Endpoint, Fault};
+
+use super::{AUDIENCE, Bench};
+
+/// The binding `orders`, with a source of its own.
+pub(super) fn binding(source: &str) -> String {
+    format!(
+        "apiVersion: idtoken.dev/v1alpha1\nkind: IdTokenBinding\nmetadata: {{name: orders, namespace: shop}}\n\
+         spec:\n  audience: {AUDIENCE}\n  source: {source}\n"
+    )
+}
+
+const IMPERSONATION: &str = "{impersonation: {serviceAccount: caller@demo-project.iam.gserviceaccount.com}}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_claims_are_shown_and_the_token_is_not() {
+    let bench = Bench::start().await;
+    let ended = bench.mint(&binding(IMPERSONATION), &[]).await;
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{}", ended.out);
+    for line in [
+        "source     impersonation\nidentity   caller@demo-project.iam.gserviceaccount.com\n\
+         issuer     https://accounts.google.com\naudience   https://orders-abc-uc.a.run.app\nissued     2",
+        "Z (in 1 h)\nsignature  good: by a key of the issuer\nclaims\n  aud             https://orders-abc-uc.a.run.app\n",
+        "  email           caller@demo-project.iam.gserviceaccount.com\n",
+    ] {
+        assert!(ended.out.contains(line), "no {line:?} in\n{}", ended.out);
+    }
+    ended.assert_silent(&bench.google);
+    assert_eq!(bench.google.count(Endpoint::GenerateIdToken), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_is_the_token_and_nothing_else() {
+    let bench = Bench::start().await;
+    let ended = bench.mint(&binding("{metadataServer: {}}"), &["--raw"]).await;
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    assert!(bench.google.issued_tokens().contains(&ended.out), "no newline, in a pipe: {:?}", ended.out);
+    let inspected = bench.run(&["inspect", "--audience", AUDIENCE], &ended.out).await;
+    assert_eq!(inspected.code, 0, "{}", inspected.err);
+    let both = bench.mint(&binding("{metadataServer: {}}"), &["--raw", "--json"]).await;
+    assert_eq!(both.code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_is_for_programs() {
+    let bench = Bench::start().await;
+    let ended = bench.mint(&binding("{metadataServer: {}}"), &["--json"]).await;
+    let value: Value = serde_json::from_str(&ended.out).unwrap();
+    for (field, expected) in [
+        ("source", "metadataServer"),
+        ("identity", "operator@demo-project.iam.gserviceaccount.com"),
+        ("issuer", "https://accounts.google.com"),
+        ("audience", AUDIENCE),
+    ] {
+        assert_eq!(value[field], expected);
+    }
+    assert_eq!(
+        (&value["signatureChecked"], &value["claims"]["email_verified"]),
+        (&true.into(), &true.into())
+    );
+    assert!((3600..=3630).contains(&value["secondsLeft"].as_i64().unwrap()), "{value}");
+    ended.assert_silent(&bench.google);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_problem_has_its_reason_and_ends_with_1() {
+    let bench = Bench::start().await;
+    bench.google.set_fault(Endpoint::GenerateIdToken, Fault::TooManyRequests { retry_after: None });
+    let ended = bench.mint(&binding(IMPERSONATION), &["--raw"]).await;
+    assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+    assert!(ended.err.starts_with("error: QuotaExceeded: "), "{}", ended.err);
+    bench.google.set_fault(Endpoint::GenerateIdToken, Fault::WrongAudience);
+    let ended = bench.mint(&binding(IMPERSONATION), &["--raw"]).await;
+    assert_eq!((ended.code, ended.out.as_str()), (1, ""), "a token that is not the right one is not printed");
+    assert!(
+        ended.err.starts_with("error: TokenRejected: impersonation: the token's audience is "),
+        "{}",
+        ended.err
+    );
+    ended.assert_silent(&bench.google);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_can_not_be_checked_is_said() {
+    let bench = Bench::start().await;
+    bench.google.set_fault(Endpoint::Jwks, Fault::Unavailable);
+    let ended = bench.mint(&binding("{metadataServer: {}}"), &[]).await;
+    assert_eq!(ended.code, 0);
+    assert_eq!(ended.err, "warning: the signature was not checked: the issuer's keys can't be fetched\n");
+    assert!(ended.out.contains("\nsignature  not checked\n"), "{}", ended.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_usage_ends_with_2_and_help_has_examples() {
+    let bench = Bench::start().await;
+    for usage in [&["mint"][..], &["inspect", "--nonsense"], &[]] {
+        assert_eq!(bench.run(usage, "").await.code, 2, "{usage:?}");
+    }
+    for command in ["mint", "inspect"] {
+        let help = bench.run(&[command, "--help"], "").await;
+        assert_eq!(help.code, 0);
+        assert!(help.out.contains("Examples:\n  "), "{}", help.out);
+    }
+}
