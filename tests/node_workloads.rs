@@ -3,6 +3,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
+#[path = "common/envoy/configuration.rs"]
+mod configuration;
 mod site;
 
 use std::{sync::Arc, time::Duration};
@@ -228,7 +230,7 @@ async fn start_envoy(site: &Site) {
     .await;
 }
 
-/// A service that lets callers in as Cloud Endpoints' proxy does: by jwt_authn against Google's keys, for one audience.
+/// Envoy with Google's keys, for one audience.
 fn envoy(site: &Site) -> Value {
     let jwks: http::Uri = site.google.jwks_url().parse().unwrap();
     let provider = json!({
@@ -239,44 +241,17 @@ fn envoy(site: &Site) -> Value {
             "cache_duration": "300s",
         },
     });
-    let jwt_authn = json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-        "providers": {"google": provider},
-        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "google"}}],
-    });
-    let manager = json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "orders",
-        "http_filters": [
-            {"name": "envoy.filters.http.jwt_authn", "typed_config": jwt_authn},
-            {"name": "envoy.filters.http.router", "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
-            }},
-        ],
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{
-            "match": {"prefix": "/"},
-            "direct_response": {"status": 200, "body": {"inline_string": "hello from orders\n"}},
-        }]}]},
-    });
-    let socket =
-        |address: &str, port: u16| json!({"socket_address": {"address": address, "port_value": port}});
-    let google = socket(jwks.host().unwrap(), jwks.port_u16().unwrap());
-    json!({"static_resources": {
-        "listeners": [{
-            "name": "http",
-            "address": socket("0.0.0.0", 8080),
-            "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}],
-        }],
-        "clusters": [{
-            "name": "google",
-            "type": "STATIC",
-            "load_assignment": {"cluster_name": "google", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": google}}]}]},
-            "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-                "common_tls_context": {"validation_context": {"trusted_ca": {"filename": "/google/ca.crt"}}},
-            }},
-        }],
-    }})
+    let google = configuration::socket(jwks.host().unwrap(), jwks.port_u16().unwrap());
+    let clusters = json!([{
+        "name": "google",
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": "google", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": google}}]}]},
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {"validation_context": {"trusted_ca": {"filename": "/google/ca.crt"}}},
+        }},
+    }]);
+    configuration::bootstrap(("0.0.0.0", 8080), &provider, &clusters)
 }
 
 /// The kubelet's own period is what decides: it looks at the Secrets of a pod about once a minute.

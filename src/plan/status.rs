@@ -82,11 +82,12 @@ pub fn refused_before(status: &IdTokenBindingStatus, key: &str) -> Option<Attemp
     if status.refused_attempt.as_deref() != Some(sha256_hex(key.as_bytes()).as_str()) {
         return None;
     }
-    let refused = |c: &&Condition| c.reason == Reason::CredentialsRefused.as_str() && !c.message.is_empty();
-    let message =
-        status.conditions.iter().find(refused).map_or("Google refused the credential", |c| &c.message);
+    let failed = |type_, is: &str| find(&status.conditions, type_).filter(|c| c.status == is);
+    let condition = failed("Degraded", "True").or_else(|| failed("Ready", "False"))?;
+    let reason = Reason::ALL.into_iter().find(|reason| reason.as_str() == condition.reason)?;
+    let problem = Problem { reason, message: condition.message.clone(), retry: Retry::OnNewCredential };
     let pause = Pause { key: key.to_owned(), noted_at: Timestamp::UNIX_EPOCH, until: Timestamp::MAX };
-    Some(Attempts { failures: 1, pause, problem: Problem::refused(message) })
+    Some(Attempts { failures: 1, pause, problem })
 }
 
 fn refused_attempt(attempts: &Attempts) -> Option<String> {

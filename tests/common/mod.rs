@@ -10,6 +10,9 @@
     unreachable_pub
 )]
 
+pub mod emulator;
+pub mod envoy;
+pub mod http_client;
 pub mod leaks;
 
 use std::{

@@ -78,7 +78,7 @@ fn sign_in(sim: &Simulator, call: &Call, fault: Option<&Fault>) -> Handled {
     check_names(&body)?;
     let text = |name: &str| body.get(name).and_then(Value::as_str).filter(|value| !value.is_empty());
     let refuse = |code: &str| refusal(Endpoint::SignInWithPassword, code);
-    let email = text("email").ok_or_else(|| refuse("MISSING_EMAIL"))?;
+    let email = body.get("email").and_then(Value::as_str).ok_or_else(|| refuse("MISSING_EMAIL"))?;
     if !is_email(email) {
         return Err(refuse("INVALID_EMAIL"));
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! checks (fmt, clippy, doc, deny; the chart) ─┐
 //! binaries ─ declared ─ assign ───────────────┼─ execute ─▶ report
-//! needs (tools, Python) ──────────────────────┘
+//! needs (tools, Python, Firebase) ────────────┘
 //! ```
 //!
 //! # Guarantees
@@ -49,7 +49,7 @@ pub enum Tier {
     Unit,
     /// A real Kubernetes API server
     Api,
-    /// Google's own libraries (Python)
+    /// Google's own Python library and Firebase emulator, and Envoy
     Clients,
     /// A real node with the operator installed by Helm (root on Debian or Ubuntu)
     Node,

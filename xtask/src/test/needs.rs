@@ -1,9 +1,12 @@
 //! What a tier needs, found or installed into the cache.
 
+mod firebase;
+mod python;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -53,7 +56,12 @@ fn programs(tier: Tier) -> anyhow::Result<Environment> {
         Tier::Clients => {
             // Some give the libraries what a whole operator has published.
             Tools::find(&CLUSTER)?;
-            Ok(vec![("IDTOKEN_PYTHON", python()?.into())])
+            let python = python::environment()?;
+            Ok(vec![
+                ("IDTOKEN_ENVOY", python::envoy(&python)?.into()),
+                ("IDTOKEN_PYTHON", python.into()),
+                ("IDTOKEN_FIREBASE", firebase::program()?.into()),
+            ])
         }
         Tier::Node => {
             Tools::find(&[Tool::Kubectl, Tool::Helm])?;
@@ -76,46 +84,29 @@ fn is_root() -> anyhow::Result<bool> {
     Ok(output.stdout.trim_ascii() == b"0")
 }
 
-/// A virtual environment with Google's libraries, made once for each set of versions.
-fn python() -> anyhow::Result<PathBuf> {
-    let hash = BASE64_URL_SAFE_NO_PAD.encode(&digest(&SHA256, REQUIREMENTS.as_bytes()).as_ref()[..9]);
-    let directory = cache_directory()?.join(format!("python-{hash}"));
+/// The directory `name` of the cache, one for each content of `pins`, made if it isn't there yet.
+fn made_once(
+    name: &str,
+    pins: &str,
+    step: impl FnOnce() -> Step,
+    make: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<PathBuf> {
+    let hash = BASE64_URL_SAFE_NO_PAD.encode(&digest(&SHA256, pins.as_bytes()).as_ref()[..9]);
+    let directory = cache_directory()?.join(format!("{name}-{hash}"));
     let finished = directory.join("finished");
     fs::create_dir_all(&directory)?;
     let lock = File::create(directory.join("lock"))?;
-    lock.lock().context("cannot lock the Python environment")?;
+    lock.lock().with_context(|| format!("cannot lock {}", directory.display()))?;
     if !finished.exists() {
-        let step = Step::start("installing Google's Python libraries", "less than a minute");
-        install(&directory)?;
+        let step = step();
+        make(&directory)?;
         fs::write(&finished, "")?;
         step.done();
     }
     Ok(directory)
 }
 
-fn install(directory: &Path) -> anyhow::Result<()> {
-    let requirements = directory.join("requirements.txt");
-    fs::write(&requirements, REQUIREMENTS)?;
-    let venv = Command::new("python3").args(["-m", "venv"]).arg(directory).stdin(Stdio::null()).output();
-    let venv = venv.context("there is no python3")?;
-    ensure!(
-        venv.status.success(),
-        "python3 -m venv failed (on Debian and Ubuntu it is in the package python3-venv): {}{}",
-        String::from_utf8_lossy(&venv.stdout),
-        String::from_utf8_lossy(&venv.stderr)
-    );
-    let pip = Command::new(directory.join("bin/pip"))
-        .args(["install", "--disable-pip-version-check", "--quiet", "--requirement"])
-        .arg(&requirements)
-        .stdin(Stdio::null())
-        .output()
-        .context("the virtual environment has no pip")?;
-    ensure!(pip.status.success(), "pip install failed: {}", String::from_utf8_lossy(&pip.stderr));
-    Ok(())
-}
-
 /// The name of the node that the tests share.
 const NODE: &str = "test";
 const CLUSTER: [Tool; 5] =
     [Tool::KubeApiserver, Tool::KubeControllerManager, Tool::Kubectl, Tool::Etcd, Tool::Helm];
-const REQUIREMENTS: &str = include_str!("requirements.txt");

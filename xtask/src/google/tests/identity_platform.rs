@@ -143,7 +143,7 @@ async fn bad_sign_ins_are_refused_by_code() {
     let google = start(Options::default()).await;
     let long = format!("{}@example.com", "x".repeat(250));
     let cases = [
-        (with("email", ""), "MISSING_EMAIL"),
+        (with("email", ""), "INVALID_EMAIL"),
         (json!({ "password": PASSWORD }), "MISSING_EMAIL"),
         (with("email", "batch"), "INVALID_EMAIL"),
         (with("email", long), "INVALID_EMAIL"),
