@@ -51,7 +51,7 @@ async fn federate(show: &mut Show, ground: &Ground, google: &Google) -> anyhow::
     );
     show.say(format_args!("    --issuer-uri={issuer}"));
     let count = keys["keys"].as_array().map_or(0, Vec::len);
-    show.say(format_args!("{count} keys of {issuer}; the simulator checks each signature by them"));
+    show.say(format_args!("public keys of {issuer}: {count}; the simulator checks signatures by them"));
     expect("at least one key", count > 0, &keys)?;
     for provider in rows::providers(&issuer) {
         google.set_provider(provider.with_jwks(keys.clone()));
