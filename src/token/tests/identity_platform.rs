@@ -94,7 +94,7 @@ async fn a_tenants_user_is_another_one() {
     assert_eq!((error.reason(), error.retry()), (Reason::SourceDenied, Retry::Slowly));
     assert_eq!(
         error.to_string(),
-        "Identity Platform, sign-in: HTTP 400 INVALID_TENANT_ID; the API key's project has no tenant tenant-b: correct \
+        "Identity Platform, sign-in: HTTP 400 INVALID_TENANT_ID; the user is not one of tenant tenant-b in the project of the API key: correct \
          spec.source.identityPlatform.tenantId, or Secret project, key apiKey"
     );
 }
