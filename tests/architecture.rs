@@ -103,6 +103,17 @@ fn decisions_are_pure() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A verifier that takes what nobody signed is for the command line; the controller must never have one.
+#[test]
+fn unsigned_tokens_are_for_trying_things_out_alone() {
+    let files = Source::all_below("src");
+    let makers: Vec<_> =
+        files.iter().filter(|f| f.code.contains("Verifier::unsigned")).map(|f| f.path.as_str()).collect();
+    assert!(makers.iter().all(|path| path.starts_with("src/cli/token")), "{makers:?}");
+    let verifier = files.iter().find(|f| f.path == "src/verify/mod.rs").unwrap();
+    assert_eq!(verifier.code.matches("takes_unsigned: true").count(), 1, "there is no other way to make one");
+}
+
 #[test]
 fn files_and_functions_are_short() {
     let mut wrong = Vec::new();

@@ -1,5 +1,7 @@
 //! The verifier against the simulator's real signatures and every way in which it spoils a token.
 
+mod other_issuers;
+
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};

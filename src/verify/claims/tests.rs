@@ -1,3 +1,5 @@
+mod users;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
