@@ -1,9 +1,8 @@
 //! `token mint`: the sources with credentials of their own, and the operator's identity.
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use jiff::Timestamp;
 use serde_json::{Value, json};
-use xtask::google::{Endpoint, Provider, Role, User};
+use xtask::google::{Endpoint, PasswordUser, Provider, Role, User};
 
 use super::{AUDIENCE, Bench, CALLER, Ended, OPERATOR, mint::binding};
 
@@ -151,9 +150,63 @@ async fn a_signed_jwt() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_of_identity_platform() {
+    let tenant = PasswordUser {
+        tenant: Some("shop-a1b2c".to_owned()),
+        ..PasswordUser::new("robot@tenant.example.com", "battery staple")
+    };
+    let bench = Bench::with(|options| {
+        options
+            .api_key("AIza-key")
+            .password_user(PasswordUser::new("robot@example.com", "correct horse"))
+            .password_user(tenant)
+    })
+    .await;
+    let file = |tenant: &str, email: &str, password: &str| {
+        let refs =
+            ["apiKey", "email", "password"].map(|key| format!("{key}SecretRef: {{name: login, key: {key}}}"));
+        let source = format!("{{identityPlatform: {{tenantId: \"{tenant}\", {}}}}}", refs.join(", "));
+        let values = json!({"apiKey": "AIza-key", "email": email, "password": password});
+        binding_for("demo-project", &source) + &secret("login", &values)
+    };
+    let issuer = "https://securetoken.google.com/demo-project";
+    let ended = bench.mint(&file("", "robot@example.com", "correct horse\n"), &[]).await;
+    assert_token(&ended, "identityPlatform", "robot@example.com", issuer, "demo-project");
+    ended.assert_silent(&bench.google);
+    let ended = bench.mint(&file("shop-a1b2c", "robot@tenant.example.com", "battery staple"), &[]).await;
+    assert_token(&ended, "identityPlatform", "robot@tenant.example.com", issuer, "demo-project");
+    let table = [
+        (
+            file("", "robot@example.com", "hunter2"),
+            "error: CredentialsRefused: Identity Platform, sign-in: HTTP 400 INVALID_LOGIN_CREDENTIALS; ",
+        ),
+        (
+            file("", "robot@example.com", ""),
+            "error: CredentialsNotAllowed: Secret login, key password is empty; ",
+        ),
+        (
+            file("", "robot@example.com", "correct horse").replace("AIza-key", "AIza-other"),
+            "error: CredentialsRefused: Identity Platform, sign-in: HTTP 400",
+        ),
+        (
+            file("", "robot@example.com", "correct horse")
+                .replace("audience: demo-project", "audience: other-project"),
+            "error: TokenRejected: identityPlatform: the token's audience is \"demo-project\", expected \"other-project\"; ",
+        ),
+    ];
+    for (text, message) in table {
+        let ended = bench.mint(&text, &["--raw"]).await;
+        assert_refused(&ended, message);
+        for hidden in ["hunter2", "correct", "AIza"] {
+            assert!(!ended.err.replace("correct Secret", "").contains(hidden), "{}", ended.err);
+        }
+    }
+}
+
 /// A token of the ServiceAccount `shop/app`; the simulator is told to look at no signature.
 fn subject_token(audience: &str) -> String {
-    let now = Timestamp::now().as_second();
+    let now = idtoken_operator::clock::now().as_second();
     let claims = json!({"iss": "https://cluster.example.com", "sub": "system:serviceaccount:shop:app", "aud": [audience],
         "iat": now, "exp": now + 3600});
     let encoded = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
