@@ -96,7 +96,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
     };
     let kubernetes_service_accounts = args.kubernetes_service_accounts;
     let settings = Settings { scope, grants, kubernetes_service_accounts, election };
-    controller::run(client, settings, parts, health, stop).await
+    Box::pin(controller::run(client, settings, parts, health, stop)).await
 }
 
 impl ElectionArgs {

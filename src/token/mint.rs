@@ -9,6 +9,7 @@ use super::{
     federation::{self, Federation},
     http::Http,
     iam::Iam,
+    identity_platform::{self, IdentityPlatform},
     impersonation,
     metadata::Metadata,
     operator::Operator,
@@ -16,13 +17,7 @@ use super::{
     signed_jwt,
     user_credentials::UserCredentials,
 };
-use crate::{
-    api::Reason,
-    plan::{
-        Problem,
-        source::{Audience, Source},
-    },
-};
+use crate::plan::source::{Audience, Source};
 
 /// A token fresh from its source.
 #[derive(Debug)]
@@ -48,6 +43,7 @@ pub struct Minter {
     metadata: Metadata,
     iam: Iam,
     federation: Federation,
+    identity_platform: IdentityPlatform,
     keys: ServiceAccountKeys,
     users: UserCredentials,
     in_flight: Semaphore,
@@ -63,6 +59,7 @@ impl Minter {
             metadata: Metadata::new(http.clone(), endpoints.metadata.clone()),
             iam: Iam::new(http.clone(), endpoints.iam_credentials.clone()),
             federation: Federation::new(http, endpoints),
+            identity_platform: IdentityPlatform::new(http, endpoints),
             keys: ServiceAccountKeys::new(http, endpoints),
             users: UserCredentials::new(http, endpoints),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
@@ -115,10 +112,11 @@ impl Minter {
             }
             Source::ServiceAccountKey { file } => self.keys.mint(file, audience, credentials).await,
             Source::UserCredentials { file } => self.users.mint(file, credentials).await,
-            other => Err(Error::Credential(Problem::on_change(
-                Reason::Unsupported,
-                format!("spec.source.{} is not implemented in this version", other.label()),
-            ))),
+            Source::IdentityPlatform { tenant, api_key, email, password } => {
+                let wanted =
+                    identity_platform::Wanted { tenant: tenant.as_deref(), api_key, email, password };
+                self.identity_platform.mint(wanted, credentials).await
+            }
         }
     }
 }

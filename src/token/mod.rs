@@ -8,6 +8,7 @@ mod federation;
 mod google_error;
 pub mod http;
 mod iam;
+mod identity_platform;
 mod impersonation;
 mod key;
 mod metadata;

@@ -2,6 +2,7 @@
 
 mod federation;
 mod http_client;
+mod identity_platform;
 mod impersonation;
 mod metadata;
 mod operator_federation;

@@ -333,6 +333,8 @@ impl World {
             .env("KUBECONFIG", kubeconfig)
             .env_remove("KUBERNETES_SERVICE_HOST")
             .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
+            // The machine's own gcloud credentials are nobody's business here.
+            .env("CLOUDSDK_CONFIG", "/nonexistent")
     }
 
     pub async fn wait_ready(&self, port: u16) {

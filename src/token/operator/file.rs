@@ -108,7 +108,8 @@ impl Files {
         }
         let Some(path) = gcloud_file else { return Ok(None) };
         match self.read(path).await {
-            Err(FileError::Read { cause: std::io::ErrorKind::NotFound, .. }) => Ok(None),
+            // Nobody named it: where it is not there, or not ours to read (a HOME of somebody else's), it does not count.
+            Err(FileError::Read { .. }) => Ok(None),
             found => found.map(Some),
         }
     }

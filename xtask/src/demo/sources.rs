@@ -71,8 +71,8 @@ async fn create(show: &mut Show, ground: &Ground, google: &Google) -> anyhow::Re
     show.say(format_args!("credentials: {}", names.join(", ").replace('"', "")));
     show.block(rows::GRANT);
     for row in ROWS.iter().chain([&WRONG]) {
-        show.say(format_args!("  # {}: {}", row.binding, row.system));
-        show.block(&serde_yaml_ng::to_string(&json!({"spec": row.spec()}))?);
+        show.say(format_args!("{}, for {}:", row.binding, row.system));
+        show.block(&format!("audience: {}\nsource: {{{}}}", row.audience, row.yaml));
     }
     for object in &credentials {
         ground.apply(&serde_json::from_value(object.clone())?).await?;

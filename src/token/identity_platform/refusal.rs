@@ -1,0 +1,180 @@
+//! What Identity Platform's refusals mean. Their status is 400 almost always: only the code in the message tells them apart.
+
+use serde::Deserialize;
+
+use super::Wanted;
+use crate::{
+    api::annotations::REFRESH_REQUESTED_AT,
+    plan::Problem,
+    token::{Error, google_error, http::Reply},
+};
+
+/// Why a refresh gave no token.
+pub(super) enum Refused {
+    /// The refresh token is over: a sign-in gives another one.
+    SessionOver,
+    /// Everything else.
+    ForAnotherReason(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::ForAnotherReason(error)
+    }
+}
+
+/// Why a refresh was refused.
+pub(super) fn of_refresh(action: &str, reply: &Reply, wanted: Wanted<'_>) -> Refused {
+    let said = Said::of(reply);
+    let over = [
+        "TOKEN_EXPIRED",
+        "USER_NOT_FOUND",
+        "USER_DISABLED",
+        "INVALID_REFRESH_TOKEN",
+        "MISSING_REFRESH_TOKEN",
+        "INVALID_GRANT_TYPE",
+        "MISSING_GRANT_TYPE",
+    ];
+    if reply.status == 400 && said.code.as_deref().is_some_and(|code| over.contains(&code)) {
+        return Refused::SessionOver;
+    }
+    Refused::ForAnotherReason(error(action, reply, &said, wanted))
+}
+
+/// Why a sign-in was refused.
+pub(super) fn of_sign_in(action: &str, reply: &Reply, wanted: Wanted<'_>) -> Error {
+    error(action, reply, &Said::of(reply), wanted)
+}
+
+/// What a body says: to be compared, never to be shown, but for words of Google's.
+struct Said {
+    /// `CODE` of a message `CODE` or `CODE : text`.
+    code: Option<String>,
+    /// `details[].reason`.
+    reason: Option<String>,
+    /// Whether the message speaks of the API key.
+    of_api_key: bool,
+}
+
+/// What a code means.
+enum Meaning {
+    /// The credential itself is refused.
+    Refused(String),
+    /// Not now.
+    Later,
+    /// Somebody must mend something outside.
+    Denied(String),
+}
+
+impl Said {
+    fn of(reply: &Reply) -> Self {
+        #[derive(Deserialize)]
+        struct Body {
+            error: Fields,
+        }
+        #[derive(Deserialize)]
+        struct Fields {
+            #[serde(default)]
+            message: String,
+            #[serde(default)]
+            details: Vec<Detail>,
+        }
+        #[derive(Deserialize)]
+        struct Detail {
+            reason: Option<String>,
+        }
+        let body: Option<Body> = serde_json::from_slice(&reply.body).ok();
+        let Some(Body { error: Fields { message, details } }) = body else {
+            return Self { code: None, reason: None, of_api_key: false };
+        };
+        let code = message.split(" : ").next().unwrap_or_default().trim();
+        let word =
+            |text: &str| text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        let is_code = (1..=64).contains(&code.len()) && word(code);
+        let reason =
+            details.into_iter().find_map(|detail| detail.reason).filter(|r| google_error::is_word(r));
+        Self {
+            code: is_code.then(|| code.to_owned()),
+            reason,
+            of_api_key: message.to_ascii_lowercase().contains("api key"),
+        }
+    }
+
+    fn is_about_the_api_key(&self, status: u16) -> bool {
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let blocked = status == 403 && self.code.is_none() && !ELSEWHERE.contains(&reason);
+        reason.starts_with("API_KEY_") || (self.of_api_key && self.code.is_none()) || blocked
+    }
+}
+
+fn error(action: &str, reply: &Reply, said: &Said, wanted: Wanted<'_>) -> Error {
+    let status = reply.status.as_u16();
+    let word = said.code.as_ref().or(said.reason.as_ref());
+    let detail = word.map_or_else(|| format!("HTTP {status}"), |word| format!("HTTP {status} {word}"));
+    let refused = |words: &str| Problem::refused(format!("{action}: {detail}; {words}")).into();
+    let denied = |mend: String| Error::Denied { action: action.to_owned(), detail: detail.clone(), mend };
+    let key = wanted.api_key;
+    match (status, said.code.as_deref()) {
+        (..400 | 408 | 429 | 500.., _) => google_error::from_reply(action, reply, ""),
+        _ if said.is_about_the_api_key(status) => refused(&format!(
+            "the API key in {key} is not valid, or not allowed for this API or from here: put a key there that is"
+        )),
+        (_, Some(code)) => match meaning(code, wanted) {
+            Meaning::Refused(words) => refused(&words),
+            Meaning::Denied(mend) => denied(mend),
+            Meaning::Later => Error::Quota {
+                action: action.to_owned(),
+                detail,
+                retry_after: Some(reply.retry_after().unwrap_or_default().max(LATER_SECONDS)),
+            },
+        },
+        _ => denied(format!(
+            "check the project of the API key in {key}: Identity Platform must be enabled in it"
+        )),
+    }
+}
+
+fn meaning(code: &str, wanted: Wanted<'_>) -> Meaning {
+    let Wanted { tenant, api_key, email, password } = wanted;
+    let place = tenant.map_or_else(|| "the project".to_owned(), |tenant| format!("tenant {tenant}"));
+    match code {
+        "INVALID_LOGIN_CREDENTIALS" => Meaning::Refused(format!(
+            "{place} has no user with this address and password: correct {email}, or {password}"
+        )),
+        "EMAIL_NOT_FOUND" | "USER_NOT_FOUND" => {
+            Meaning::Refused(format!("{place} has no user with this address: correct {email}"))
+        }
+        "INVALID_EMAIL" | "MISSING_EMAIL" => {
+            Meaning::Refused(format!("what stands in {email} is no e-mail address: correct it"))
+        }
+        "INVALID_PASSWORD" | "MISSING_PASSWORD" => {
+            Meaning::Refused(format!("the password is wrong: correct {password}"))
+        }
+        "USER_DISABLED" => Meaning::Refused(format!(
+            "the user is disabled: enable it and set the binding's annotation {REFRESH_REQUESTED_AT} to the time, or name another \
+             user in {email}"
+        )),
+        "TOO_MANY_ATTEMPTS_TRY_LATER" | "QUOTA_EXCEEDED" => Meaning::Later,
+        "INVALID_TENANT_ID" | "TENANT_ID_MISMATCH" | "TENANT_NOT_FOUND" => Meaning::Denied(format!(
+            "the user is not one of {place} in the project of the API key: correct spec.source.identityPlatform.tenantId, or {api_key}"
+        )),
+        "PASSWORD_LOGIN_DISABLED" | "OPERATION_NOT_ALLOWED" => Meaning::Denied(format!(
+            "sign-in by password is switched off for {place}: enable the provider Email/Password"
+        )),
+        "PROJECT_DISABLED" | "PROJECT_NOT_FOUND" | "CONFIGURATION_NOT_FOUND" => Meaning::Denied(format!(
+            "the project of the API key in {api_key} is disabled, gone, or without Identity Platform: check it"
+        )),
+        "BLOCKING_FUNCTION_ERROR_RESPONSE" => Meaning::Denied(
+            "a blocking function of the project refused the sign-in: check its logs".to_owned(),
+        ),
+        code if code.contains("CAPTCHA") => Meaning::Denied(format!(
+            "sign-in to {place} is protected by reCAPTCHA, which no program can pass: take the protection off sign-in by password"
+        )),
+        _ => Meaning::Denied("look the code up in Identity Platform's documentation".to_owned()),
+    }
+}
+
+/// Reasons of a 403 that are not about the API key.
+const ELSEWHERE: [&str; 3] = ["SERVICE_DISABLED", "BILLING_DISABLED", "CONSUMER_SUSPENDED"];
+/// Attempts that come sooner make it worse.
+const LATER_SECONDS: u64 = 300;
