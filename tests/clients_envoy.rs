@@ -8,7 +8,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use common::{
     AUDIENCE, CALLER, OPERATOR,
     envoy::{Envoy, provider},
-    google_options, http_client, member, mint,
+    google_flags, google_options, http_client, member, mint,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -67,11 +67,12 @@ async fn envoy_lets_in_each_sources_token_for_its_audience_only() {
 async fn rows(google: &Google) -> Vec<Row> {
     let objects = credentials(google);
     let subject_token = subject_token();
-    let flag = format!("--subject-token-file={}", subject_token.path().display());
+    let mut flags = google_flags(google);
+    flags.push(format!("--subject-token-file={}", subject_token.path().display()));
     let mut minted = Vec::new();
     for (source, audience, spec, issuer) in sources() {
         let spec = json!({"audience": audience, "source": {source: spec}});
-        minted.push((source, audience, issuer, mint::token(google, &spec, &objects, &[&flag], None).await));
+        minted.push((source, audience, issuer, mint::token(&flags, &spec, &objects, None).await));
     }
     // A service account has a key to sign with from its first signature on.
     let urls = [google.jwks_url(), google.secure_token_jwks_url(), google.service_account_jwks_url(CALLER)];

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use xtask::google::{CLOUD_PLATFORM, Google, Options, Provider, Role, User};
 
 use super::common::{
-    AUDIENCE, CALLER, OPERATOR, claims, google_options, impersonation, member, metadata_server, mint,
-    python::python,
+    AUDIENCE, CALLER, OPERATOR, claims, google_flags, google_options, impersonation, member, metadata_server,
+    mint, python::python,
 };
 
 const TOKENS: &str = include_str!("tokens.py");
@@ -33,7 +33,6 @@ struct Case {
     theirs: Value,
     spec: Value,
     objects: Vec<Value>,
-    flags: &'static [&'static str],
     credentials_file: Option<PathBuf>,
     email: &'static str,
 }
@@ -52,9 +51,9 @@ async fn by_the_same_file_googles_library_gets_a_token_that_says_the_same() {
     let cases = [bench.own(&key), bench.operators(&key).await].concat();
     let theirs = bench.theirs(cases.iter().map(|case| &case.theirs)).await;
     for (case, theirs) in cases.iter().zip(&theirs) {
-        let Case { name, spec, objects, flags, credentials_file, email, .. } = case;
+        let Case { name, spec, objects, credentials_file, email, .. } = case;
         let theirs = theirs["token"].as_str().unwrap_or_else(|| panic!("{name}: {theirs}"));
-        let ours = mint::token(&bench.google, spec, objects, flags, credentials_file.as_deref()).await;
+        let ours = mint::token(&bench.flags(), spec, objects, credentials_file.as_deref()).await;
         let (ours, theirs) = (without_times(&ours), without_times(theirs));
         assert_eq!(ours["email"], *email, "{name}");
         assert_eq!(ours, theirs, "{name}");
@@ -82,14 +81,8 @@ async fn where_googles_library_goes_another_way_the_difference_is_known() {
     };
 
     let secret = mint::credential("key", &json!({"file": key.to_string()}));
-    let ours = mint::token(
-        &bench.google,
-        &file_source("serviceAccountKey", AUDIENCE),
-        &[secret],
-        &["--universe-domain=s3nsapis.fr"],
-        None,
-    )
-    .await;
+    let flags = [bench.flags(), vec!["--universe-domain=s3nsapis.fr".to_owned()]].concat();
+    let ours = mint::token(&flags, &file_source("serviceAccountKey", AUDIENCE), &[secret], None).await;
     let (mut ours, mut theirs) = (without_times(&ours), without_times(theirs["token"].as_str().unwrap()));
     let azp = |claims: &mut Value| claims.as_object_mut().unwrap().remove("azp").unwrap();
     assert_eq!((azp(&mut ours), azp(&mut theirs)), (json!(bench.google.unique_id(CALLER)), json!(CALLER)));
@@ -99,7 +92,7 @@ async fn where_googles_library_goes_another_way_the_difference_is_known() {
         refused["refusal"],
         "InvalidType: source credential of type external_account is not supported."
     );
-    let ours = mint::token(&bench.google, &impersonation(), &[], &[], Some(&federated)).await;
+    let ours = mint::token(&bench.flags(), &impersonation(), &[], Some(&federated)).await;
     assert_eq!(claims(&ours)["email"], CALLER);
     bench.google.stop().await;
 }
@@ -121,6 +114,10 @@ impl Bench {
             .allow(PRINCIPAL, Role::WorkloadIdentityUser, CALLER)
             .allow(PRINCIPAL, Role::WorkloadIdentityUser, ROBOT);
         Self { google: Google::start(options).await.unwrap(), files: TempDir::new().unwrap() }
+    }
+
+    fn flags(&self) -> Vec<String> {
+        google_flags(&self.google)
     }
 
     /// What the library makes of each case.
@@ -162,7 +159,6 @@ impl Bench {
             theirs,
             spec: file_source("serviceAccountKey", AUDIENCE),
             objects: vec![secret(key)],
-            flags: &[],
             credentials_file: None,
             email: OWNER,
         };
@@ -197,7 +193,6 @@ impl Bench {
             theirs: json!({"way": "impersonation", "file": file, "serviceAccount": CALLER, "delegates": [], "audience": AUDIENCE}),
             spec: impersonation(),
             objects: Vec::new(),
-            flags: &[],
             credentials_file: Some(file.to_owned()),
             email: CALLER,
         };

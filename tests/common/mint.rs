@@ -1,13 +1,12 @@
-//! `idtoken-operator token mint` against the simulator, in a home of its own and with nothing of our environment.
+//! `idtoken-operator token mint` in a home of its own and with nothing of our environment.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
-use xtask::google::Google;
 
-use super::{binding, google_flags};
+use super::binding;
 
 /// How the program ended.
 pub struct Ended {
@@ -16,13 +15,12 @@ pub struct Ended {
     pub err: String,
 }
 
-/// Mints by a binding `orders` in `shop` and the objects that it names. `credentials_file` is what
-/// `GOOGLE_APPLICATION_CREDENTIALS` names.
+/// Mints by a binding `orders` in `shop` and the objects that it names. `flags` say where Google is; `credentials_file` is
+/// what `GOOGLE_APPLICATION_CREDENTIALS` names.
 pub async fn mint(
-    google: &Google,
+    flags: &[String],
     spec: &Value,
     objects: &[Value],
-    flags: &[&str],
     credentials_file: Option<&Path>,
 ) -> Ended {
     let binding = serde_json::to_value(binding("shop", "orders", spec)).unwrap();
@@ -31,7 +29,6 @@ pub async fn mint(
     let home = TempDir::new().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"))
         .args(["token", "mint", "--file=-"])
-        .args(google_flags(google))
         .args(flags)
         .env_clear()
         .env("HOME", home.path())
@@ -55,13 +52,13 @@ pub async fn mint(
 
 /// The token that it prints with `--raw`, which must be all that it says.
 pub async fn token(
-    google: &Google,
+    flags: &[String],
     spec: &Value,
     objects: &[Value],
-    flags: &[&str],
     credentials_file: Option<&Path>,
 ) -> String {
-    let ended = mint(google, spec, objects, &[flags, &["--raw"]].concat(), credentials_file).await;
+    let flags = [flags, &["--raw".to_owned()]].concat();
+    let ended = mint(&flags, spec, objects, credentials_file).await;
     assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{spec}");
     ended.out
 }
