@@ -35,7 +35,7 @@ pub(crate) async fn bench() -> Bench {
 async fn with_account(options: Options) -> Bench {
     let bench = Bench::start(options).await;
     bench.credentials.account("app", "uid-1", Some(ROBOT));
-    *bench.credentials.issuer.lock().unwrap() = ISSUER.to_owned();
+    ISSUER.clone_into(&mut bench.credentials.issuer.lock().unwrap());
     bench
 }
 
@@ -209,7 +209,7 @@ async fn the_clusters_pool_may_be_given_and_outside_of_gke_there_is_none() {
     let pool = ClusterPool { pool: "demo-project.svc.id.goog".to_owned(), provider: ISSUER.to_owned() };
     let bench = Bench::start_with(outside, |endpoints| endpoints.cluster_pool = Some(pool)).await;
     bench.credentials.account("app", "uid-1", Some(ROBOT));
-    *bench.credentials.issuer.lock().unwrap() = ISSUER.to_owned();
+    ISSUER.clone_into(&mut bench.credentials.issuer.lock().unwrap());
     bench.good(&wanted).await;
     assert_eq!(bench.asked(), [Endpoint::Sts, Endpoint::GenerateIdToken]);
     bench.google.set_fault(Endpoint::Metadata, Fault::Unavailable);
