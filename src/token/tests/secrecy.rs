@@ -323,3 +323,56 @@ fn no_answer_of_google_shows_in_an_error() {
         assert!(outcomes.last().unwrap().is_err(), "{path} is asked by {}", source.label());
     }
 }
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn not_even_a_trace_holds_a_credential() {
+    const KEY: &str = "AIzaSyTest-0123456789abcdefghijklmnopqr";
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    tracing::trace!("the log is read");
+    let user = xtask::google::PasswordUser::new("batch@example.com", "correct-horse");
+    let bench = Bench::start(granted().api_key(KEY).password_user(user)).await;
+    let login = [
+        ("login", "apiKey", KEY),
+        ("login", "email", "batch@example.com"),
+        ("login", "password", "correct-horse"),
+    ];
+    let credentials = Secrets::of(&login);
+    for _ in 0..2 {
+        bench.mint_with(&user_source(), &credentials).await.unwrap();
+    }
+    bench.mint(&impersonation(&[])).await.unwrap();
+    bench.google.set_fault(Endpoint::SecureToken, Fault::IdentityError("QUOTA_EXCEEDED : correct-horse"));
+    bench.mint_with(&user_source(), &credentials).await.unwrap_err();
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("the log is read"), "{text}");
+    let issued = bench.google.issued_tokens();
+    assert_eq!(
+        issued.len(),
+        5,
+        "two tokens of the user, the refresh token, the access token, the caller's token"
+    );
+    for secret in issued.iter().map(String::as_str).chain([KEY, "correct-horse"]) {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
