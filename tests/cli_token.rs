@@ -7,10 +7,12 @@ mod bad_files;
 mod inspect;
 #[path = "cli_token/mint.rs"]
 mod mint;
+#[path = "cli_token/sources.rs"]
+mod sources;
 
 use std::{
     io::Write as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -27,6 +29,8 @@ const AUDIENCE: &str = "https://orders-abc-uc.a.run.app";
 struct Bench {
     google: Google,
     home: TempDir,
+    /// The program's environment, beside HOME.
+    environment: Vec<(String, String)>,
 }
 
 /// How the program ended.
@@ -48,7 +52,8 @@ impl Bench {
         let options = Options { metadata_cache_margin: None, id_token_lifetime, ..Options::default() }
             .service_account(CALLER)
             .allow(&format!("serviceAccount:{OPERATOR}"), Role::OpenIdTokenCreator, CALLER);
-        Self { google: Google::start(change(options)).await.unwrap(), home: tempfile::tempdir().unwrap() }
+        let google = Google::start(change(options)).await.unwrap();
+        Self { google, home: tempfile::tempdir().unwrap(), environment: Vec::new() }
     }
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
@@ -73,8 +78,11 @@ impl Bench {
         ];
         let arguments: Vec<_> =
             ["token"].iter().chain(arguments).map(|a| (*a).to_owned()).chain(endpoints).collect();
-        let (home, stdin) = (self.home.path().to_owned(), stdin.to_owned());
-        tokio::task::spawn_blocking(move || program(&home, &arguments, &stdin)).await.unwrap()
+        let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+        command.args(arguments).env_clear().env("HOME", self.home.path());
+        command.envs(self.environment.iter().cloned());
+        let stdin = stdin.to_owned();
+        tokio::task::spawn_blocking(move || ended(command, &stdin)).await.unwrap()
     }
 
     /// Mints from `text`, given on standard input.
@@ -104,17 +112,10 @@ impl Ended {
     }
 }
 
-/// The program in a home of its own, with nothing of our environment.
-fn program(home: &Path, arguments: &[String], stdin: &str) -> Ended {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"))
-        .args(arguments)
-        .env_clear()
-        .env("HOME", home)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+/// Runs the program to its end.
+fn ended(mut program: Command, stdin: &str) -> Ended {
+    let pipes = program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn().unwrap();
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()); // the program may not read it
     let output = child.wait_with_output().unwrap();
     Ended {

@@ -170,7 +170,7 @@ async fn a_provider_of_ones_own_works_anywhere() {
         ROBOT,
     );
     let bench = with_account(options).await;
-    *bench.credentials.issuer.lock().unwrap() = "https://kubernetes.example.com".to_owned();
+    "https://kubernetes.example.com".clone_into(&mut bench.credentials.issuer.lock().unwrap());
     let spec = json!({"kubernetesServiceAccount": {"name": "app", "workloadIdentityProvider": PROVIDER}});
     assert_eq!(bench.good(&wanted(AUDIENCE, &spec)).await["email"], ROBOT);
     assert_eq!(bench.asked(), [Endpoint::Sts, Endpoint::GenerateIdToken]);

@@ -41,6 +41,44 @@ async fn every_step_is_observed_and_nothing_is_left() {
 
 #[tokio::test]
 #[ignore = "tier api: needs a kube-apiserver"]
+async fn every_source_has_a_row_that_was_observed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (status, printed) = ended(demo(directory.path(), &["--all-sources", "--once"])).await;
+    assert!(status.success(), "{printed}");
+    let squeezed = printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    let lines: Vec<_> = squeezed.collect();
+    for row in [
+        "metadataServer operator@demo-project.iam.gserviceaccount.com https://status-abc-uc.a.run.app https://accounts.google.com 2",
+        "impersonation caller@demo-project.iam.gserviceaccount.com https://orders-abc-uc.a.run.app https://accounts.google.com 2",
+        "impersonation caller@demo-project.iam.gserviceaccount.com 123456789012-iap.apps.googleusercontent.com https://accounts.google.com 2",
+        "kubernetesServiceAccount app@demo-project.iam.gserviceaccount.com https://europe-west1-demo-project.cloudfunctions.net/invoices https://accounts.google.com 2",
+        "kubernetesServiceAccount batch@demo-project.iam.gserviceaccount.com https://stock.endpoints.demo-project.cloud.goog https://accounts.google.com 2",
+        "serviceAccountKey partner@demo-project.iam.gserviceaccount.com https://partner-abc.ew.gateway.dev https://accounts.google.com 2",
+        "userCredentials developer@example.com 764086051850-demo.apps.googleusercontent.com https://accounts.google.com 2",
+        "identityPlatform robot@example.com demo-project https://securetoken.google.com/demo-project 2",
+        "identityPlatform robot@tenant.example.com demo-project https://securetoken.google.com/demo-project 2",
+        "signedJwt signer@demo-project.iam.gserviceaccount.com https://admin.example.com/* signer@demo-project.iam.gserviceaccount.com 2",
+    ] {
+        assert_eq!(lines.iter().filter(|line| line.starts_with(row)).count(), 1, "{row} in:\n{printed}");
+    }
+    for expected in [
+        "Stalled=True CredentialsRefused: ",
+        "refused sign-ins: 1; 8 s later: 1\n",
+        "Ready=True TokenFresh: Secret wrong-idtoken holds a verified token\n",
+        "\nAll steps were observed. (8 steps, ",
+    ] {
+        assert!(printed.contains(expected), "no {expected:?} in:\n{printed}");
+    }
+    for secret in
+        ["eyJ", "correct horse", "not the password", "AIza-demo-key", "1//demo-refresh", "PRIVATE KEY"]
+    {
+        assert!(!printed.contains(secret), "{secret} was printed");
+    }
+    assert_eq!(files(directory.path()), ["log"]);
+}
+
+#[tokio::test]
+#[ignore = "tier api: needs a kube-apiserver"]
 async fn a_step_that_does_not_happen_fails_the_demo() {
     let directory = tempfile::tempdir().unwrap();
     let misled = directory.path().join("misled");

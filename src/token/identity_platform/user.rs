@@ -26,14 +26,14 @@ impl<'a> User<'a> {
         let [key_value, email_value, password_value] = values else {
             return Err(unusable(api_key, Unusable::Empty));
         };
-        let key = text(api_key, key_value, all_newlines)?;
+        let key = text(api_key, key_value, blanks)?;
         if !key.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(unusable(api_key, Unusable::NotKey));
         }
         Ok(Self {
             wanted,
             api_key: key,
-            email: text(email, email_value, all_newlines)?,
+            email: text(email, email_value, blanks)?,
             password: text(password, password_value, one_newline)?,
         })
     }
@@ -49,8 +49,9 @@ fn text(at: &SecretKey, value: &[u8], trim: fn(&str) -> &str) -> Result<Zeroizin
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-fn all_newlines(text: &str) -> &str {
-    text.trim_end_matches(['\r', '\n'])
+/// Neither an address nor an API key begins or ends with one.
+fn blanks(text: &str) -> &str {
+    text.trim()
 }
 
 /// Editors and `echo` end a file with one newline. More of them may be part of a password.
@@ -70,22 +71,23 @@ impl fmt::Debug for User<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{all_newlines, one_newline};
+    use super::{blanks, one_newline};
 
     #[test]
-    fn newlines_at_the_end_are_taken_off() {
+    fn what_editors_put_around_a_value_is_taken_off() {
         for (text, key, password) in [
             ("x", "x", "x"),
             ("x\n", "x", "x"),
             ("x\r\n", "x", "x"),
             ("x\n\n", "x", "x\n"),
             ("x\r", "x", "x\r"),
-            (" x ", " x ", " x "),
+            (" x ", "x", " x "),
             ("\n", "", ""),
+            (" \n", "", " "),
             ("\r\n", "", ""),
             ("", "", ""),
         ] {
-            assert_eq!((all_newlines(text), one_newline(text)), (key, password), "{text:?}");
+            assert_eq!((blanks(text), one_newline(text)), (key, password), "{text:?}");
         }
     }
 }

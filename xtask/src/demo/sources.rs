@@ -51,7 +51,7 @@ async fn federate(show: &mut Show, ground: &Ground, google: &Google) -> anyhow::
     );
     show.say(format_args!("    --issuer-uri={issuer}"));
     let count = keys["keys"].as_array().map_or(0, Vec::len);
-    show.say(format_args!("{count} keys of {issuer}; the simulator checks each signature by them"));
+    show.say(format_args!("public keys of {issuer}: {count}; the simulator checks signatures by them"));
     expect("at least one key", count > 0, &keys)?;
     for provider in rows::providers(&issuer) {
         google.set_provider(provider.with_jwks(keys.clone()));
@@ -71,8 +71,8 @@ async fn create(show: &mut Show, ground: &Ground, google: &Google) -> anyhow::Re
     show.say(format_args!("credentials: {}", names.join(", ").replace('"', "")));
     show.block(rows::GRANT);
     for row in ROWS.iter().chain([&WRONG]) {
-        show.say(format_args!("  # {}: {}", row.binding, row.system));
-        show.block(&serde_yaml_ng::to_string(&json!({"spec": row.spec()}))?);
+        show.say(format_args!("{}, for {}:", row.binding, row.system));
+        show.block(&format!("audience: {}\nsource: {{{}}}", row.audience, row.yaml));
     }
     for object in &credentials {
         ground.apply(&serde_json::from_value(object.clone())?).await?;
@@ -139,6 +139,8 @@ async fn keep_session(show: &mut Show, ground: &Ground, google: &Google) -> anyh
     show.step("A user's token is refreshed by the session, without the password");
     let row = &rows::PORTAL;
     let before = secret(ground, row).await?;
+    // Two tokens of the same second are the same token.
+    sleep(Duration::from_secs(1)).await;
     let (sign_ins, refreshes) =
         (google.count(Endpoint::SignInWithPassword), google.count(Endpoint::SecureToken));
     let at = now().to_string();

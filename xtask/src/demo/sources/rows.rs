@@ -14,8 +14,8 @@ pub(super) struct Row {
     /// The system that the token is for.
     pub(super) system: &'static str,
     pub(super) audience: &'static str,
-    /// `spec.source` in YAML.
-    yaml: &'static str,
+    /// What is in `spec.source`, in YAML.
+    pub(super) yaml: &'static str,
     pub(super) issuer: &'static str,
     /// `email`, or `sub` where there is none.
     pub(super) identity: &'static str,
