@@ -1,67 +1,170 @@
-//! Envoy's jwt_authn takes the simulator's tokens for their audience only: its tokens are as good as Google's.
+//! Envoy's jwt_authn takes each source's token for its audience, and for nothing else.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 mod common;
 
-use common::{AUDIENCE, CALLER, envoy::Envoy, google_options, http_client};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use common::{
+    AUDIENCE, CALLER, OPERATOR,
+    envoy::{Envoy, provider},
+    google_flags, google_options, http_client, member, mint,
+};
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use xtask::google::{Google, PasswordUser};
+use tempfile::NamedTempFile;
+use xtask::google::{Google, Options, PasswordUser, Provider, Role, User};
 
-#[tokio::test]
-#[ignore = "tier clients: needs Envoy"]
-async fn envoy_lets_in_impersonated_tokens_for_its_audience_only() {
-    let google = Google::start(google_options()).await.unwrap();
-    let jwks = http_client::get(&google.jwks_url()).await.unwrap();
-    let envoy = Envoy::start("https://accounts.google.com", &[AUDIENCE], &jwks).await;
-    let token = impersonated(&google, AUDIENCE).await;
-    assert_eq!(envoy.call(Some(&token)).await, (200, "hello from orders\n".to_owned()));
-    let other = impersonated(&google, "https://stock-abc-uc.a.run.app").await;
-    let refused = (403, "Audiences in Jwt are not allowed".to_owned());
-    assert_eq!(envoy.call(Some(&other)).await, refused);
-    assert_eq!(envoy.call(None).await, (401, "Jwt is missing".to_owned()));
-    let (signed, _) = token.rsplit_once('.').unwrap();
-    let (_, signature) = other.rsplit_once('.').unwrap();
-    let forged = format!("{signed}.{signature}");
-    assert_eq!(envoy.call(Some(&forged)).await, (401, "Jwt verification fails".to_owned()));
-    envoy.stop().await;
-    google.stop().await;
+const GOOGLE: &str = "https://accounts.google.com";
+const USERS: &str = "https://securetoken.google.com/demo-project";
+const CLIENT: &str = "764086051850-test.apps.googleusercontent.com";
+const APP: &str = "app@demo-project.iam.gserviceaccount.com";
+const CLUSTER: &str =
+    "https://container.googleapis.com/v1/projects/demo-project/locations/europe-west1/clusters/demo-cluster";
+
+/// A source's token, and whose it must be.
+struct Row {
+    source: &'static str,
+    audience: String,
+    token: String,
+    issuer: &'static str,
+    /// The issuer's keys, and those of another issuer.
+    jwks: [String; 2],
 }
 
-#[tokio::test]
-#[ignore = "tier clients: needs Envoy"]
-async fn envoy_lets_in_identity_platforms_tokens_by_their_own_keys() {
-    let user = PasswordUser::new("batch@example.com", "correct horse");
-    let google = Google::start(google_options().api_key("demo").password_user(user)).await.unwrap();
-    let url = format!("{}/v1/accounts:signInWithPassword?key=demo", google.identity_toolkit_url());
-    let body = json!({"email": "batch@example.com", "password": "correct horse", "returnSecureToken": true});
-    let (_, answer) = http_client::post_json(&url, None, &body).await.unwrap();
-    let token = answer["idToken"].as_str().unwrap();
-    let issuer = "https://securetoken.google.com/demo-project";
-    let jwks = http_client::get(&google.secure_token_jwks_url()).await.unwrap();
-    for (audience, status) in [("demo-project", 200), ("other-project", 403)] {
-        let envoy = Envoy::start(issuer, &[audience], &jwks).await;
-        assert_eq!(envoy.call(Some(token)).await.0, status, "{audience}");
-        envoy.stop().await;
+impl Row {
+    /// Paths with the issuer's keys for the token's audience, for another one, and with another issuer's keys.
+    fn paths(&self) -> [(String, Value); 3] {
+        let Self { source, audience, issuer, jwks: [own, foreign], .. } = self;
+        [
+            (format!("/{source}/orders"), provider(issuer, &[audience], own)),
+            (format!("/{source}/stock"), provider(issuer, &["https://stock-abc-uc.a.run.app"], own)),
+            (format!("/{source}/forged"), provider(issuer, &[audience], foreign)),
+        ]
     }
-    let of_accounts = http_client::get(&google.jwks_url()).await.unwrap();
-    let envoy = Envoy::start(issuer, &["demo-project"], &of_accounts).await;
-    assert_eq!(envoy.call(Some(token)).await.0, 401, "they are not the keys of accounts.google.com");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier clients: needs Envoy"]
+async fn envoy_lets_in_each_sources_token_for_its_audience_only() {
+    let google = Google::start(options()).await.unwrap();
+    let rows = rows(&google).await;
+    let envoy = Envoy::with(&rows.iter().flat_map(Row::paths).collect::<Vec<_>>()).await;
+    for Row { source, token, .. } in &rows {
+        let call = async |path: &str, token| envoy.call_at(&format!("/{source}/{path}"), token).await;
+        assert_eq!(call("orders", Some(token)).await, (200, "hello from orders\n".to_owned()), "{source}");
+        let refused = (403, "Audiences in Jwt are not allowed".to_owned());
+        assert_eq!(call("stock", Some(token)).await, refused, "{source}");
+        assert_eq!(call("orders", None).await, (401, "Jwt is missing".to_owned()), "{source}");
+        let forged = (401, "Jwks doesn't have key to match kid or alg from Jwt".to_owned());
+        assert_eq!(call("forged", Some(token)).await, forged, "{source}");
+    }
     envoy.stop().await;
     google.stop().await;
 }
 
-/// A token of the caller, made as the operator makes it.
-async fn impersonated(google: &Google, audience: &str) -> String {
-    let url = format!("{}/computeMetadata/v1/instance/service-accounts/default/token", google.metadata_url());
-    let flavor = [("metadata-flavor", "Google")];
-    let (_, access) = http_client::send(http::Method::GET, &url, &flavor, String::new()).await.unwrap();
-    let access: Value = serde_json::from_str(&access).unwrap();
-    let url =
-        format!("{}/v1/projects/-/serviceAccounts/{CALLER}:generateIdToken", google.iam_credentials_url());
-    let body = json!({"audience": audience, "includeEmail": true});
-    let (status, answer) =
-        http_client::post_json(&url, access["access_token"].as_str(), &body).await.unwrap();
-    assert_eq!(status, 200, "{answer}");
-    answer["token"].as_str().unwrap().to_owned()
+/// A token of each source, as `token mint` prints it.
+async fn rows(google: &Google) -> Vec<Row> {
+    let objects = credentials(google);
+    let subject_token = subject_token();
+    let mut flags = google_flags(google);
+    flags.push(format!("--subject-token-file={}", subject_token.path().display()));
+    let mut minted = Vec::new();
+    for (source, audience, spec, issuer) in sources() {
+        let spec = json!({"audience": audience, "source": {source: spec}});
+        minted.push((source, audience, issuer, mint::token(&flags, &spec, &objects, None).await));
+    }
+    // A service account has a key to sign with from its first signature on.
+    let urls = [google.jwks_url(), google.secure_token_jwks_url(), google.service_account_jwks_url(CALLER)];
+    let [of_google, of_users, of_caller] =
+        urls.each_ref().map(async |url| http_client::get(url).await.unwrap());
+    let [of_google, of_users, of_caller] = [of_google.await, of_users.await, of_caller.await];
+    let keys = |issuer| match issuer {
+        CALLER => [of_caller.clone(), of_google.clone()],
+        USERS => [of_users.clone(), of_google.clone()],
+        _ => [of_google.clone(), of_users.clone()],
+    };
+    let row = |(source, audience, issuer, token)| {
+        let audience = str::to_owned(audience);
+        Row { source, audience, token, issuer, jwks: keys(issuer) }
+    };
+    minted.into_iter().map(row).collect()
+}
+
+/// Name, audience and settings of each source, and who issues its tokens.
+fn sources() -> [(&'static str, &'static str, Value, &'static str); 7] {
+    let key = |name: &str, key: &str| json!({"name": name, "key": key});
+    let user = json!({
+        "apiKeySecretRef": key("user", "apiKey"),
+        "emailSecretRef": key("user", "email"),
+        "passwordSecretRef": key("user", "password"),
+    });
+    [
+        ("metadataServer", AUDIENCE, json!({}), GOOGLE),
+        ("impersonation", AUDIENCE, json!({"serviceAccount": CALLER}), GOOGLE),
+        ("kubernetesServiceAccount", AUDIENCE, json!({"name": "app"}), GOOGLE),
+        ("serviceAccountKey", AUDIENCE, json!({"secretRef": key("files", "key")}), GOOGLE),
+        ("userCredentials", CLIENT, json!({"secretRef": key("files", "user")}), GOOGLE),
+        ("identityPlatform", "demo-project", user, USERS),
+        ("signedJwt", "https://admin.example.com/*", json!({"serviceAccount": CALLER}), CALLER),
+    ]
+}
+
+/// What each source needs at Google.
+fn options() -> Options {
+    let pool = "principal://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools";
+    google_options()
+        .service_account(APP)
+        .allow(
+            &format!("{pool}/demo-project.svc.id.goog/subject/ns/shop/sa/app"),
+            Role::WorkloadIdentityUser,
+            APP,
+        )
+        .allow(&member(OPERATOR), Role::TokenCreator, CALLER)
+        .provider(Provider::gke("demo-project", 123_456_789_012, "europe-west1", "demo-cluster"))
+        .user(developer())
+        .api_key("AIza-test-key")
+        .password_user(PasswordUser::new("batch@example.com", "correct horse"))
+}
+
+/// The Secrets and the ServiceAccount of the namespace.
+fn credentials(google: &Google) -> Vec<Value> {
+    let User { client_id, client_secret, refresh_token, .. } = developer();
+    let user = json!({
+        "type": "authorized_user",
+        "client_id": client_id,
+        "client_secret": client_secret,
+        "refresh_token": refresh_token,
+    });
+    let files = json!({"key": google.create_service_account_key(CALLER).unwrap(), "user": user.to_string()});
+    let login = json!({"apiKey": "AIza-test-key", "email": "batch@example.com", "password": "correct horse"});
+    let metadata = json!({
+        "name": "app", "namespace": "shop", "annotations": {"iam.gke.io/gcp-service-account": APP},
+    });
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata});
+    vec![mint::credential("files", &files), mint::credential("user", &login), account]
+}
+
+fn developer() -> User {
+    User {
+        client_id: CLIENT.to_owned(),
+        client_secret: "client-secret".to_owned(),
+        refresh_token: "1//refresh-token".to_owned(),
+        email: "developer@example.com".to_owned(),
+        scopes: vec!["openid".to_owned()],
+    }
+}
+
+/// What the cluster would give for the ServiceAccount, but for a signature: the simulator does not look at it here.
+fn subject_token() -> NamedTempFile {
+    let now = Timestamp::now().as_second();
+    let claims = json!({
+        "iss": CLUSTER, "sub": "system:serviceaccount:shop:app", "aud": ["demo-project.svc.id.goog"],
+        "iat": now, "exp": now + 3600,
+    });
+    let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    let file = NamedTempFile::new().unwrap();
+    let token = format!("{}.{}.c2ln", part(&json!({"alg": "RS256", "kid": "k"})), part(&claims));
+    std::fs::write(file.path(), token).unwrap();
+    file
 }

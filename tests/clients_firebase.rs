@@ -3,6 +3,10 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 mod common;
+#[path = "clients_firebase/gateway.rs"]
+mod gateway;
+#[path = "clients_firebase/product.rs"]
+mod product;
 
 use common::{claims, emulator::Emulator, envoy::Envoy, http_client};
 use serde_json::{Value, json};

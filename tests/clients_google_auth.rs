@@ -1,12 +1,13 @@
-//! Google's own Python library takes the token in the Secret, for the audience of its binding only.
+//! Google's own Python library takes the token in the Secret, for the audience of its binding only; and by the same
+//! credential files it gets the tokens that we get.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 mod common;
+#[path = "clients_google_auth/same_files.rs"]
+mod same_files;
 
-use std::time::Duration;
-
-use common::{AUDIENCE, World, google_options, impersonation, token};
+use common::{AUDIENCE, World, google_options, impersonation, python::python, token};
 
 /// Prints the claims that a receiver decides by, or the library's refusal.
 const VERIFY: &str = "
@@ -29,7 +30,7 @@ async fn google_auth_verifies_the_token_in_the_secret() {
     world.wait_condition("orders", "Ready=True/TokenFresh").await;
     let good = token(&world.secret_of("orders").await);
     let certs = world.google.certs_v1_url();
-    let verify = async |token: &str, audience: &str| python(VERIFY, token, &[audience, &certs]).await;
+    let verify = async |token: &str, audience: &str| python(VERIFY, token, &[audience, &certs], &[]).await;
 
     assert_eq!(
         verify(&good, AUDIENCE).await,
@@ -51,28 +52,4 @@ async fn google_auth_verifies_the_token_in_the_secret() {
         "MalformedError: Could not verify token signature."
     );
     world.end().await;
-}
-
-/// Runs a script in the environment that `IDTOKEN_PYTHON` names; what it prints.
-async fn python(script: &str, input: &str, arguments: &[&str]) -> String {
-    use tokio::io::AsyncWriteExt as _;
-    let directory =
-        std::env::var("IDTOKEN_PYTHON").expect("IDTOKEN_PYTHON names a venv with google-auth and requests");
-    let mut child = tokio::process::Command::new(format!("{directory}/bin/python"))
-        .args(["-c", script])
-        .args(arguments)
-        .env("NO_PROXY", "127.0.0.1")
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).await.unwrap();
-    drop(stdin);
-    let output =
-        tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await.unwrap().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }

@@ -251,7 +251,7 @@ fn envoy(site: &Site) -> Value {
             "common_tls_context": {"validation_context": {"trusted_ca": {"filename": "/google/ca.crt"}}},
         }},
     }]);
-    configuration::bootstrap(("0.0.0.0", 8080), &provider, &clusters)
+    configuration::bootstrap(("0.0.0.0", 8080), &[("/".to_owned(), provider)], &clusters)
 }
 
 /// The kubelet's own period is what decides: it looks at the Secrets of a pod about once a minute.

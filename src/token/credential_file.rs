@@ -57,6 +57,9 @@ pub enum Unusable {
     /// Bytes that are no text.
     #[error("is not UTF-8 text")]
     NotText,
+    /// Blanks or other signs where a key has none.
+    #[error("has blanks or other signs in it that no API key has")]
+    NotKey,
     /// No JSON, or fields of wrong types.
     #[error("is no JSON object with the fields of a credential file")]
     NotJson,

@@ -225,4 +225,5 @@ fn second_factor(email: &SecretKey) -> Problem {
 
 const SIGN_IN: &str = "Identity Platform, sign-in";
 const REFRESH: &str = "Identity Platform, refresh";
-const REFUSAL_SHARED: Duration = Duration::from_secs(60);
+/// Time enough for all bindings that a change of the Secret wakes, and less than anybody needs to mend something at Google.
+const REFUSAL_SHARED: Duration = Duration::from_secs(10);

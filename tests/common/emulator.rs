@@ -96,6 +96,11 @@ impl Emulator {
         self.administer(Method::POST, "v1", "/accounts:update", &body).await;
     }
 
+    /// Deletes a user of the project itself as an administrator does.
+    pub async fn delete(&self, local_id: &str) {
+        self.administer(Method::POST, "v1", "/accounts:delete", &json!({"localId": local_id})).await;
+    }
+
     /// Changes the project's configuration as an administrator does.
     pub async fn configure(&self, change: &Value) {
         self.administer(Method::PATCH, "v2", "/config", change).await;

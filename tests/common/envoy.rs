@@ -5,7 +5,7 @@ mod configuration;
 use std::{path::PathBuf, time::Duration};
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use xtask::process::{Process, Program, wait_for};
 
@@ -21,12 +21,15 @@ pub struct Envoy {
 impl Envoy {
     /// Starts one that lets in tokens of `issuer` for one of `audiences`, signed by a key of the JWKS.
     pub async fn start(issuer: &str, audiences: &[&str], jwks: &str) -> Self {
-        let provider =
-            json!({"issuer": issuer, "audiences": audiences, "local_jwks": {"inline_string": jwks}});
+        Self::with(&[("/".to_owned(), provider(issuer, audiences, jwks))]).await
+    }
+
+    /// Starts one that at each path lets in tokens of that path's provider.
+    pub async fn with(providers: &[(String, Value)]) -> Self {
         let port = free_port();
         let directory = TempDir::new().unwrap();
         let bootstrap = directory.path().join("envoy.json");
-        let configuration = configuration::bootstrap(("127.0.0.1", port), &provider, &json!([]));
+        let configuration = configuration::bootstrap(("127.0.0.1", port), providers, &json!([]));
         std::fs::write(&bootstrap, configuration.to_string()).unwrap();
         let mut process = Program::new(program())
             .arg("--config-path")
@@ -34,7 +37,7 @@ impl Envoy {
             .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
             .spawn(&directory.path().join("envoy.log"))
             .unwrap();
-        let url = format!("http://127.0.0.1:{port}/");
+        let url = format!("http://127.0.0.1:{port}");
         let listening =
             wait_for("Envoy to listen", SOON, || http_client::send(Method::GET, &url, &[], String::new()));
         let failed = tokio::select! {
@@ -49,15 +52,26 @@ impl Envoy {
 
     /// What a caller with this token, or with none, gets: 200, 401 or 403, and the text.
     pub async fn call(&self, token: Option<&str>) -> (u16, String) {
+        self.call_at("/", token).await
+    }
+
+    /// The same at a path.
+    pub async fn call_at(&self, path: &str, token: Option<&str>) -> (u16, String) {
         let authorization = token.map(|token| format!("Bearer {token}"));
         let headers: Vec<_> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
-        http_client::send(Method::GET, &self.url, &headers, String::new()).await.unwrap()
+        let url = format!("{}{path}", self.url);
+        http_client::send(Method::GET, &url, &headers, String::new()).await.unwrap()
     }
 
     /// Ends it.
     pub async fn stop(self) {
         self.process.stop(Duration::from_secs(10)).await.unwrap();
     }
+}
+
+/// Tokens of `issuer` for one of `audiences`, signed by a key of the JWKS.
+pub fn provider(issuer: &str, audiences: &[&str], jwks: &str) -> Value {
+    json!({"issuer": issuer, "audiences": audiences, "local_jwks": {"inline_string": jwks}})
 }
 
 fn program() -> PathBuf {

@@ -14,6 +14,8 @@ pub mod emulator;
 pub mod envoy;
 pub mod http_client;
 pub mod leaks;
+pub mod mint;
+pub mod python;
 
 use std::{
     collections::BTreeMap,

@@ -80,8 +80,8 @@ async fn each_failure_of_the_sign_in() {
         SignInWithPassword: code("INVALID_EMAIL") => "CredentialsRefused", refused, true, "INVALID_EMAIL", [SignInWithPassword];
         SignInWithPassword: code("MISSING_EMAIL") => "CredentialsRefused", refused, true, "MISSING_EMAIL", [SignInWithPassword];
         SignInWithPassword: code("MISSING_PASSWORD") => "CredentialsRefused", refused, true, "MISSING_PASSWORD", [SignInWithPassword];
-        SignInWithPassword: code("INVALID_TENANT_ID") => "SourceDenied", Slowly, false, "INVALID_TENANT_ID", [SignInWithPassword];
-        SignInWithPassword: code("TENANT_ID_MISMATCH") => "SourceDenied", Slowly, false, "TENANT_ID_MISMATCH", [SignInWithPassword];
+        SignInWithPassword: code("INVALID_TENANT_ID") => "CredentialsRefused", refused, true, "INVALID_TENANT_ID", [SignInWithPassword];
+        SignInWithPassword: code("TENANT_ID_MISMATCH") => "CredentialsRefused", refused, true, "TENANT_ID_MISMATCH", [SignInWithPassword];
         SignInWithPassword: code("TOO_MANY_ATTEMPTS_TRY_LATER : Access to this account has been temporarily disabled due to many failed login attempts.") => "QuotaExceeded", minutes, false, "TOO_MANY_ATTEMPTS_TRY_LATER", [SignInWithPassword];
         SignInWithPassword: code("QUOTA_EXCEEDED") => "QuotaExceeded", minutes, false, "QUOTA_EXCEEDED", [SignInWithPassword];
         SignInWithPassword: code("PASSWORD_LOGIN_DISABLED") => "SourceDenied", Slowly, false, "PASSWORD_LOGIN_DISABLED", [SignInWithPassword];
@@ -164,7 +164,7 @@ async fn wrong_passwords_keys_and_second_factors_are_refused_for_good() {
     bench.credentials.put("user", "password", "not that one at all");
     refuse("a wrong password", "INVALID_LOGIN_CREDENTIALS").await;
     bench.google.set_enumeration_protection(false);
-    bench.credentials.touch(); // the same state of the Secret is not even sent again
+    bench.credentials.touch(); // the same state of the Secret is not sent again so soon
     refuse("a wrong password in an older project", "INVALID_PASSWORD").await;
     bench.credentials.put("user", "email", "nobody@example.com");
     refuse("an unknown user in an older project", "EMAIL_NOT_FOUND").await;
@@ -211,6 +211,7 @@ async fn bad_values_name_secret_and_key_and_nothing_more() {
         ("email", b""),
         ("email", b" \n"),
         ("apiKey", b""),
+        ("apiKey", b"a b"),
         ("password", b"\xff\xfe"),
         ("email", b"\xff"),
         ("apiKey", b"\xff"),

@@ -155,9 +155,12 @@ fn meaning(code: &str, wanted: Wanted<'_>) -> Meaning {
              user in {email}"
         )),
         "TOO_MANY_ATTEMPTS_TRY_LATER" | "QUOTA_EXCEEDED" => Meaning::Later,
-        "INVALID_TENANT_ID" | "TENANT_ID_MISMATCH" | "TENANT_NOT_FOUND" => Meaning::Denied(format!(
-            "the user is not one of {place} in the project of the API key: correct spec.source.identityPlatform.tenantId, or {api_key}"
-        )),
+        "INVALID_TENANT_ID" | "TENANT_ID_MISMATCH" | "TENANT_NOT_FOUND" => {
+            let which = tenant.map_or_else(|| "users without a tenant".to_owned(), |t| format!("tenant {t}"));
+            Meaning::Refused(format!(
+                "the API key's project has no {which}: correct spec.source.identityPlatform.tenantId, or {api_key}"
+            ))
+        }
         "PASSWORD_LOGIN_DISABLED" | "OPERATION_NOT_ALLOWED" => Meaning::Denied(format!(
             "sign-in by password is switched off for {place}: enable the provider Email/Password"
         )),

@@ -26,9 +26,13 @@ impl<'a> User<'a> {
         let [key_value, email_value, password_value] = values else {
             return Err(unusable(api_key, Unusable::Empty));
         };
+        let key = text(api_key, key_value, blanks)?;
+        if !key.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(unusable(api_key, Unusable::NotKey));
+        }
         Ok(Self {
             wanted,
-            api_key: text(api_key, key_value, blanks)?,
+            api_key: key,
             email: text(email, email_value, blanks)?,
             password: text(password, password_value, one_newline)?,
         })
@@ -39,7 +43,7 @@ impl<'a> User<'a> {
 fn text(at: &SecretKey, value: &[u8], trim: fn(&str) -> &str) -> Result<Zeroizing<String>, Problem> {
     let text = std::str::from_utf8(value).map_err(|_| unusable(at, Unusable::NotText))?;
     let text = trim(text);
-    if text.is_empty() {
+    if text.trim().is_empty() {
         return Err(unusable(at, Unusable::Empty));
     }
     Ok(Zeroizing::new(text.to_owned()))

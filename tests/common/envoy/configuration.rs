@@ -1,17 +1,31 @@
-//! Envoy as a service that lets callers in as Cloud Endpoints' proxy does: by jwt_authn, for the audiences of one provider.
+//! Envoy as a service that lets callers in as Cloud Endpoints' proxy does: by jwt_authn, at each path for the audiences of
+//! one provider.
 
 #![allow(unreachable_pub)]
 
 use serde_json::{Value, json};
 
-/// A bootstrap that listens on `address`, asks for a token of `provider` and greets whom it lets in. `clusters` are where
-/// the provider finds its keys, if it doesn't hold them itself.
-pub fn bootstrap(address: (&str, u16), provider: &Value, clusters: &Value) -> Value {
+/// A bootstrap that listens on `address`, asks at each path for a token of that path's provider and greets whom it lets in.
+/// Of paths that begin alike the longest comes first. `clusters` are where providers find their keys, if they don't hold
+/// them themselves.
+pub fn bootstrap(address: (&str, u16), providers: &[(String, Value)], clusters: &Value) -> Value {
     let jwt_authn = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-        "providers": {"provider": provider},
-        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "provider"}}],
+        "providers": Value::Object(providers.iter().cloned().collect()),
+        "rules": providers.iter().map(|(path, _)| json!({
+            "match": {"prefix": path}, "requires": {"provider_name": path},
+        })).collect::<Vec<_>>(),
     });
+    // A path that nobody guards leads nowhere.
+    let routes: Vec<_> = providers
+        .iter()
+        .map(|(path, _)| {
+            json!({
+                "match": {"prefix": path},
+                "direct_response": {"status": 200, "body": {"inline_string": "hello from orders\n"}},
+            })
+        })
+        .collect();
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "orders",
@@ -21,10 +35,7 @@ pub fn bootstrap(address: (&str, u16), provider: &Value, clusters: &Value) -> Va
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
             }},
         ],
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{
-            "match": {"prefix": "/"},
-            "direct_response": {"status": 200, "body": {"inline_string": "hello from orders\n"}},
-        }]}]},
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
     });
     json!({"static_resources": {
         "listeners": [{

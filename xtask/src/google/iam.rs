@@ -139,7 +139,9 @@ fn generate_access_token(
     };
     let email = authorise(sim, caller, target, body)?;
     let (token, expires) = sim.mint_access_token(Identity::ServiceAccount(email), scopes, lifetime, fault);
-    let answer = json!({ "accessToken": token, "expireTime": expires.to_string() });
+    // Whole seconds: Google's own Python library reads no fraction.
+    let end = expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let answer = json!({ "accessToken": token, "expireTime": end });
     Ok(reply::json(StatusCode::OK, &answer))
 }
 

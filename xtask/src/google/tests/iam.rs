@@ -250,7 +250,9 @@ async fn an_access_token_makes_its_holder_the_account() {
     google.grant(OPERATOR_MEMBER, Role::TokenCreator, CALLER);
     let answer = call_iam(&google, &bearer, method, body).await;
     assert_eq!(answer.status, 200);
-    let end: jiff::Timestamp = answer.text("expireTime").parse().unwrap();
+    let end = answer.text("expireTime");
+    assert_eq!(end.len(), "2026-01-01T00:00:00Z".len(), "{end} has no fraction of a second");
+    let end: jiff::Timestamp = end.parse().unwrap();
     let left = end.as_second() - crate::clock::now().as_second();
     assert!((595..=600).contains(&left), "{left}");
 
