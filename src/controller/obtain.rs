@@ -66,6 +66,41 @@ fn rejected(source: &Source, why: &Rejected) -> Problem {
                  the one received, or take another source"
             ),
         ),
+        // So does the same grant of a person.
+        Rejected::Missing("email") if matches!(source, Source::UserCredentials { .. }) => Problem::slow(
+            Reason::TokenRejected,
+            format!(
+                "{label}: {why}; it was not published. The person's grant lacks a scope: sign in with \
+                 https://www.googleapis.com/auth/userinfo.email among the scopes, and put the new file into the Secret"
+            ),
+        ),
         why => Problem::transient(Reason::TokenRejected, format!("{label}: {why}; it was not published")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Retry, source::SecretKey};
+
+    #[test]
+    fn what_the_same_credential_repeats_is_not_asked_for_soon() {
+        let file = SecretKey { name: "me".to_owned(), key: "adc.json".to_owned() };
+        let (user, metadata) = (Source::UserCredentials { file }, Source::MetadataServer);
+        let soon = Retry::Transient { retry_after: None };
+        let audience = Rejected::Audience { received: "a".to_owned(), expected: "b".to_owned() };
+        let table = [
+            (&user, &audience, Retry::Slowly, "set spec.audience to the one received"),
+            (&metadata, &audience, soon, "it was not published"),
+            (&user, &Rejected::Missing("email"), Retry::Slowly, "/auth/userinfo.email among the scopes"),
+            (&metadata, &Rejected::Missing("email"), soon, "it was not published"),
+            (&user, &Rejected::Signature, soon, "it was not published"),
+        ];
+        for (source, why, retry, words) in table {
+            let problem = rejected(source, why);
+            assert_eq!((problem.reason, problem.retry), (Reason::TokenRejected, retry), "{why}");
+            assert!(problem.message.starts_with(&format!("{}: {why}; it was not published", source.label())));
+            assert!(problem.message.contains(words), "{}", problem.message);
+        }
     }
 }

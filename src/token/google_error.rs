@@ -75,8 +75,11 @@ fn reason(body: &[u8]) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
+/// Whether `text` is written as OAuth's codes or as google.rpc's reasons are. A token, a key or a password hardly ever is.
 pub(super) fn is_word(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    let lower = |b: u8| b.is_ascii_lowercase() || b == b'_';
+    let upper = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+    (1..=64).contains(&text.len()) && (text.bytes().all(lower) || text.bytes().all(upper))
 }
 
 #[derive(Deserialize)]
@@ -151,6 +154,9 @@ mod tests {
             ),
             (r#"{"error":"eyJhbGciOi.eyJzdWIi.c2ln"}"#, None),
             (r#"{"error":{"status":"a b c"}}"#, None),
+            (r#"{"error":"AIzaSyTest0123456789abcdefghijklmnopqr"}"#, None),
+            (r#"{"error":"4f0d3c2b1a"}"#, None),
+            (r#"{"error":{"details":[{"reason":"RATE_LIMIT_EXCEEDED_2"}]}}"#, Some("RATE_LIMIT_EXCEEDED_2")),
             ("Your Kubernetes service account", None),
             ("", None),
         ];

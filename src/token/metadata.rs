@@ -70,7 +70,7 @@ impl Metadata {
             return Err(refusal(what, &reply));
         }
         let text = std::str::from_utf8(&reply.body).unwrap_or_default().trim();
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':');
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b':');
         let plausible = (1..=100).contains(&text.len()) && text.bytes().all(plain);
         plausible.then(|| Some(text.to_owned())).ok_or_else(|| Error::NoToken { action: action(what) })
     }

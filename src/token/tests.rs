@@ -7,6 +7,7 @@ mod impersonation;
 mod metadata;
 mod operator_federation;
 mod operator_file;
+mod secrecy;
 mod service_account_key;
 mod signed_jwt;
 mod user_credentials;

@@ -88,9 +88,7 @@ impl Said {
             return Self { code: None, reason: None, of_api_key: false };
         };
         let code = message.split(" : ").next().unwrap_or_default().trim();
-        let word =
-            |text: &str| text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-        let is_code = (1..=64).contains(&code.len()) && word(code);
+        let is_code = google_error::is_word(code) && !code.bytes().any(|b| b.is_ascii_lowercase());
         let reason =
             details.into_iter().find_map(|detail| detail.reason).filter(|r| google_error::is_word(r));
         Self {

@@ -285,6 +285,33 @@ async fn an_impersonated_account_goes_through_its_delegates() {
     );
 }
 
+/// Of what is asked, only the place of the subject token comes from the file.
+#[tokio::test]
+async fn no_url_of_an_api_in_a_file_is_used() {
+    let files = Files::new();
+    let (trap, url) = silent();
+    trap.set_nonblocking(true).unwrap();
+    let token = files.write("token", &subject_token());
+    let mut source = external(&json!({"file": token}));
+    for field in
+        ["token_url", "token_info_url", "token_uri", "auth_uri", "universe_domain", "quota_project_id"]
+    {
+        source[field] = json!(format!("{url}v1/token"));
+    }
+    let impersonation_url = format!("{url}v1/projects/-/serviceAccounts/{ROBOT}:generateAccessToken");
+    let mut direct = source.clone();
+    direct["service_account_impersonation_url"] = json!(impersonation_url);
+    let chained = json!({
+        "type": "impersonated_service_account", "service_account_impersonation_url": impersonation_url,
+        "source_credentials": source, "token_uri": url.to_string(), "universe_domain": url.authority().unwrap().as_str(),
+    });
+    for file in [source, direct, chained] {
+        let bench = files.start(&file).await;
+        assert_eq!(claims(&bench.mint(&impersonation(&[])).await.unwrap())["email"], CALLER);
+        assert_eq!(trap.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{file}");
+    }
+}
+
 #[tokio::test]
 async fn an_impersonation_stands_on_one_file_of_a_type_that_is_taken() {
     let files = Files::new();

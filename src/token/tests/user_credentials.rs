@@ -86,6 +86,26 @@ async fn refused_credentials_are_never_tried_again() {
 }
 
 #[tokio::test]
+async fn a_person_who_must_sign_in_again_is_told_so() {
+    let body = json!({"error": "invalid_grant", "error_description": "reauth related error", "error_subtype": "invalid_rapt"});
+    let answer = move || async move { (::http::StatusCode::BAD_REQUEST, axum::Json(body)) };
+    let (url, _) = http_client::serve(axum::Router::new().fallback(answer)).await;
+    let google = Google::start(Options::default()).await.unwrap();
+    let (http, endpoints) = (Http::new().unwrap(), Endpoints { oauth_token: url, ..endpoints(&google) });
+    let operator = Operator::new(&http, &endpoints, Sources::default());
+    let bench = Bench { minter: Minter::new(&http, &endpoints, operator), google };
+    let error = bench.mint_with(&source(), &secret(&file())).await.unwrap_err();
+    assert_eq!((error.reason(), error.retry()), (Reason::CredentialsRefused, Retry::OnNewCredential));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "ID token for a user: HTTP 400 invalid_grant; Google wants the person to sign in again (invalid_rapt): put another file into \
+             Secret me, key adc.json, which {LOGIN} writes"
+        )
+    );
+}
+
+#[tokio::test]
 async fn what_is_no_refusal_of_the_credential_is_tried_again() {
     let bench = start(&["openid"]).await;
     let oauth = |status, code, description| Fault::OauthError { status, code, description };
