@@ -309,6 +309,28 @@ async fn a_kubernetes_service_account_is_its_own_tenant() {
     );
     assert_eq!(world.google.count(Endpoint::Sts), 2);
 
+    // The operator's own account would be the operator's identity without a grant.
+    let controller = "idtoken-operator-controller";
+    let annotation = format!("iam.gke.io/gcp-service-account={}", common::OPERATOR);
+    world.kubectl(
+        &["-n", common::OPERATOR_NAMESPACE, "annotate", "serviceaccount", controller, &annotation],
+        None,
+    );
+    let own = json!({"audience": AUDIENCE, "source": {"kubernetesServiceAccount": {"name": controller}}});
+    world.apply(&[serde_json::to_value(common::binding(common::OPERATOR_NAMESPACE, "own", &own)).unwrap()]);
+    let bindings = kube::Api::<idtoken_operator::api::IdTokenBinding>::namespaced(
+        world.client.clone(),
+        common::OPERATOR_NAMESPACE,
+    );
+    let refused = xtask::process::wait_for("the operator's own account to be refused", SOON, || async {
+        let binding = bindings.get("own").await?;
+        let now = conditions(&binding);
+        anyhow::ensure!(now.contains(&"Stalled=True/SelfImpersonation".to_owned()), "{now:?}");
+        Ok(())
+    });
+    refused.await.unwrap();
+    assert_eq!(world.google.count(Endpoint::Sts), 2, "nobody was asked");
+
     // Made anew under its old name, it is another principal with a token of its own.
     let accounts =
         kube::Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(world.client.clone(), "shop");

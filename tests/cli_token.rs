@@ -3,6 +3,8 @@
 
 #[path = "cli_token/bad_files.rs"]
 mod bad_files;
+#[path = "cli_token/emulator.rs"]
+mod emulator;
 #[path = "cli_token/inspect.rs"]
 mod inspect;
 #[path = "cli_token/mint.rs"]

@@ -1,4 +1,4 @@
-//! Firebase's own emulator of Identity Platform, and the simulator beside it: they answer alike.
+//! Firebase's own emulator of Identity Platform: its users get tokens, and the simulator answers as it does.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
@@ -8,53 +8,28 @@ mod gateway;
 #[path = "clients_firebase/product.rs"]
 mod product;
 
-use common::{claims, emulator::Emulator, envoy::Envoy, http_client};
+use common::{claims, emulator::Emulator, http_client};
 use serde_json::{Value, json};
 use xtask::google::{Google, Options, PasswordUser};
 
 const EMAIL: &str = "batch@example.com";
 const PASSWORD: &str = "correct horse";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "tier clients: needs Firebase's emulator and Envoy"]
-async fn the_emulator_signs_users_in_each_tenant_for_itself_and_nobody_takes_its_unsigned_tokens() {
+async fn the_emulators_users_get_tokens_and_the_simulator_answers_as_it_does() {
     let emulator = Emulator::start("demo-project").await;
-    let user = emulator.sign_up(EMAIL, PASSWORD, None).await;
-    let (status, signed_in) = emulator.sign_in(EMAIL, PASSWORD, None).await;
-    assert_eq!(status, 200, "{signed_in}");
-    let unsigned = signed_in["idToken"].as_str().unwrap();
-    let token = claims(unsigned);
-    assert_eq!(
-        (&token["iss"], &token["aud"], &token["sub"]),
-        (&json!("https://securetoken.google.com/demo-project"), &json!("demo-project"), &json!(user))
-    );
-    assert!(unsigned.ends_with('.'), "it has no signature");
-    let google = Google::start(Options::default()).await.unwrap();
-    let jwks = http_client::get(&google.secure_token_jwks_url()).await.unwrap();
-    let envoy = Envoy::start("https://securetoken.google.com/demo-project", &["demo-project"], &jwks).await;
-    assert_eq!(envoy.call(Some(unsigned)).await.0, 401);
-    assert_eq!(code(&emulator.sign_in(EMAIL, "wrong", None).await), (400, "INVALID_PASSWORD"));
-
     let tenant = emulator.create_tenant().await;
-    assert_eq!(code(&emulator.sign_in(EMAIL, PASSWORD, Some(&tenant)).await), (400, "EMAIL_NOT_FOUND"));
-    let other = emulator.sign_up(EMAIL, "battery staple", Some(&tenant)).await;
-    assert_ne!(other, user);
-    let (_, signed_in) = emulator.sign_in(EMAIL, "battery staple", Some(&tenant)).await;
-    let token = claims(signed_in["idToken"].as_str().unwrap());
-    assert_eq!((&token["firebase"]["tenant"], &token["sub"]), (&json!(tenant), &json!(other)));
-    let (status, refreshed) = emulator.refresh(signed_in["refreshToken"].as_str().unwrap()).await;
-    assert_eq!(status, 200, "{refreshed}");
-    assert_eq!(claims(refreshed["id_token"].as_str().unwrap())["firebase"]["tenant"], json!(tenant));
-    envoy.stop().await;
-    google.stop().await;
+    product::token_mint(&emulator, &tenant).await;
+    product::sessions(&emulator, &tenant).await;
+    the_simulator_answers_as(&emulator).await;
     emulator.stop().await;
 }
 
 /// The simulator stands in for Identity Platform in every other test, so it must answer as Firebase's own emulator does.
-#[tokio::test]
-#[ignore = "tier clients: needs Firebase's emulator"]
-async fn the_simulator_answers_as_the_emulator_does() {
-    let (emulator, google) = (Emulator::start("demo-project").await, simulator().await);
+/// Changes the project's configuration.
+async fn the_simulator_answers_as(emulator: &Emulator) {
+    let google = simulator().await;
     emulator.sign_up(EMAIL, PASSWORD, None).await;
     let gone = emulator.sign_up("gone@example.com", PASSWORD, None).await;
     emulator.update(&gone, &json!({"disableUser": true})).await;
@@ -94,7 +69,6 @@ async fn the_simulator_answers_as_the_emulator_does() {
         ((400, "INVALID_REFRESH_TOKEN"), (400, "INVALID_REFRESH_TOKEN"))
     );
     google.stop().await;
-    emulator.stop().await;
 }
 
 /// The simulator with what the test makes in the emulator.

@@ -11,7 +11,7 @@ use crate::{
     clock,
     plan::{
         Attempts, Pause, Problem, Retry,
-        decide::{Decision, Facts, attempt_key, is_worth_writing},
+        decide::{Decision, Facts, attempt_key, is_worth_writing, refusal_key},
         refresh::{ask_again_at, refresh_at, retry_at},
         secret::{Observed, Ours, Owner, Record, conflict, desired, observe},
         validate::Wanted,
@@ -49,7 +49,8 @@ pub(super) async fn apply(
     entry: &mut Entry,
 ) -> Outcome {
     let secret = facts.secret.clone();
-    let key = attempt_key(wanted, facts.credential.as_deref());
+    let credential = facts.credential.as_deref();
+    let (key, refusal) = (attempt_key(wanted, credential), refusal_key(wanted, credential));
     match decision {
         Decision::Rest => Outcome { secret, problem: None, next: None },
         Decision::Keep { next } => {
@@ -87,7 +88,7 @@ pub(super) async fn apply(
                     Outcome { secret, problem: None, next: Some(next) }
                 }
                 Err(failed) => {
-                    let next = note_failure(entry, key, owner, &failed.problem);
+                    let next = note_failure(entry, key, refusal, owner, &failed.problem);
                     Outcome { secret: failed.secret.unwrap_or(secret), problem: Some(failed.problem), next }
                 }
             }
@@ -212,7 +213,8 @@ async fn publish(
                 observed = observe(live.as_ref().map(|m| &m.metadata), &owner.uid, false);
                 let newer = observed
                     .record()
-                    .filter(|r| r.spec_hash == record.spec_hash && r.life.expires > record.life.expires);
+                    .filter(|r| r.spec_hash == record.spec_hash && r.credential == record.credential)
+                    .filter(|r| r.life.expires > record.life.expires);
                 if let Some(newer) = newer {
                     return Ok(Minted::Same(newer.life.expires));
                 }
@@ -243,12 +245,24 @@ fn write_failed(error: &secrets::Error) -> Problem {
     }
 }
 
-fn note_failure(entry: &mut Entry, key: String, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
+fn note_failure(
+    entry: &mut Entry,
+    key: String,
+    refusal: String,
+    owner: &Owner,
+    problem: &Problem,
+) -> Option<Timestamp> {
     let now = clock::now();
+    if problem.retry == Retry::OnNewCredential {
+        // Whatever becomes of the clock.
+        let pause = Pause { key: refusal, noted_at: Timestamp::UNIX_EPOCH, until: Timestamp::MAX };
+        entry.attempts = Some(Attempts { failures: 1, pause, problem: problem.clone() });
+        return None;
+    }
     let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
     let failures = earlier.saturating_add(1);
     let until = retry_at(now, problem.retry, failures, &owner.uid)?;
     let pause = Pause { key, noted_at: now, until };
     entry.attempts = Some(Attempts { failures, pause, problem: problem.clone() });
-    Some(until).filter(|until| *until < Timestamp::MAX)
+    Some(until)
 }

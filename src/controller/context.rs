@@ -12,6 +12,8 @@ use kube::{
     },
 };
 
+use tokio::sync::OnceCell;
+
 use super::{fence::Fence, grants_file::Current, memory::Memory, triggers::Namespaced};
 use crate::{
     api::IdTokenGrant,
@@ -27,6 +29,8 @@ pub(super) struct Context {
     pub minter: Minter,
     pub verifier: Verifier,
     pub caches: Caches,
+    /// Namespace and name of the ServiceAccount that this process acts as, once somebody asked; `None`: it acts as none.
+    pub own_account: OnceCell<Option<(String, String)>>,
     pub memory: Memory,
     /// Open for the leader only.
     pub fence: Fence,

@@ -1,16 +1,16 @@
 //! The cluster as the keeper of a binding's own credentials: labelled Secrets and ServiceAccounts of its namespace.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::{
-        authentication::v1::{TokenRequest, TokenRequestSpec},
+        authentication::v1::{SelfSubjectReview, TokenRequest, TokenRequestSpec},
         core::v1::{Secret, ServiceAccount},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{Api, Client, api::PostParams, core::PartialObjectMeta};
-use tokio::time::timeout;
+use kube::{Api, Client, api::PostParams};
+use tokio::{sync::OnceCell, time::timeout};
 use zeroize::Zeroizing;
 
 use super::{context::Context, secrets, triggers::Namespaced};
@@ -29,24 +29,30 @@ use crate::{
 pub(super) struct InCluster<'a> {
     client: &'a Client,
     caches: &'a Namespaced,
+    own_account: &'a OnceCell<Option<(String, String)>>,
     namespace: &'a str,
 }
 
 impl<'a> InCluster<'a> {
     /// Of the binding `owner`.
     pub(super) fn new(ctx: &'a Context, owner: &'a Owner) -> Self {
-        Self { client: &ctx.client, caches: &ctx.caches.namespaced, namespace: &owner.namespace }
+        Self {
+            client: &ctx.client,
+            caches: &ctx.caches.namespaced,
+            own_account: &ctx.own_account,
+            namespace: &owner.namespace,
+        }
     }
 
     /// Which state the credentials of `source` are in, or why they can't be used; `None`: it has none of its own. From the
-    /// caches where these say that it is the `known` one, else read live.
+    /// caches, unless these lack one, or lag behind what is `known` of it.
     pub(super) async fn version(
         &self,
         source: &Source,
         known: Option<&str>,
     ) -> Result<Result<Option<String>, Problem>, secrets::Error> {
         if let Source::KubernetesServiceAccount { name, google_service_account, .. } = source {
-            let account = match self.find_account(name, known).await? {
+            let account = match self.find_account(name).await? {
                 Ok(account) => account,
                 Err(problem) => return Ok(Err(problem)),
             };
@@ -62,7 +68,7 @@ impl<'a> InCluster<'a> {
         let cached: Option<Vec<_>> =
             names.iter().map(|name| self.caches.credentials.get(self.namespace, name)).collect();
         let cached = cached.map(|secrets| secrets_version(secrets.iter().map(|secret| &secret.metadata)));
-        if cached.is_some() && cached.as_deref() == known {
+        if cached.is_some() && (known.is_none() || cached.as_deref() == known) {
             return Ok(Ok(cached));
         }
         let mut live = Vec::new();
@@ -78,17 +84,14 @@ impl<'a> InCluster<'a> {
         Ok(Ok(Some(secrets_version(&live))))
     }
 
-    /// The account, from the cache where that shows the `known` version, else live.
-    async fn find_account(
-        &self,
-        name: &str,
-        known: Option<&str>,
-    ) -> Result<Result<Account, Problem>, secrets::Error> {
+    /// The account, from the cache where that has it, else live. One that is gone by now gets no token.
+    async fn find_account(&self, name: &str) -> Result<Result<Account, Problem>, secrets::Error> {
         let Some(cache) = &self.caches.accounts else { return Ok(Err(not_served())) };
-        let of = |object: &Arc<PartialObjectMeta<ServiceAccount>>| Account::of(&object.metadata);
-        let cached = cache.get(self.namespace, name).as_ref().map(of);
-        if let Some(account) = cached.filter(|account| Some(account.version().as_str()) == known) {
-            return Ok(Ok(account));
+        if self.is_own(name).await? {
+            return Ok(Err(own_account(self.namespace, name)));
+        }
+        if let Some(object) = cache.get(self.namespace, name) {
+            return Ok(Ok(Account::of(&object.metadata)));
         }
         let api = Api::<ServiceAccount>::namespaced(self.client.clone(), self.namespace);
         let call = api.get_metadata_opt(name);
@@ -96,6 +99,25 @@ impl<'a> InCluster<'a> {
         Ok(live
             .map(|object| Account::of(&object.metadata))
             .ok_or_else(|| account_missing(self.namespace, name)))
+    }
+}
+
+impl InCluster<'_> {
+    /// Whether the ServiceAccount is the one that this process acts as, which may stand for the operator's own Google identity.
+    async fn is_own(&self, name: &str) -> Result<bool, secrets::Error> {
+        let own = self.own_account.get_or_try_init(|| async {
+            let api = Api::<SelfSubjectReview>::all(self.client.clone());
+            let review = SelfSubjectReview::default();
+            let params = PostParams::default();
+            let answer =
+                secrets::bounded("review ServiceAccount", self.namespace, name, api.create(&params, &review));
+            let user =
+                answer.await?.status.and_then(|status| status.user_info).and_then(|user| user.username);
+            let account = user.as_deref().and_then(|user| user.strip_prefix("system:serviceaccount:"));
+            Ok(account.and_then(|a| a.split_once(':')).map(|(of, name)| (of.to_owned(), name.to_owned())))
+        });
+        let own = own.await?.as_ref();
+        Ok(own.is_some_and(|(namespace, own)| namespace == self.namespace && own == name))
     }
 }
 
@@ -124,7 +146,7 @@ impl Credentials for InCluster<'_> {
     }
 
     async fn account(&self, name: &str) -> Result<Account, Problem> {
-        self.find_account(name, None).await.map_err(|e| unavailable(&e))?
+        self.find_account(name).await.map_err(|e| unavailable(&e))?
     }
 
     async fn subject_token(&self, account: &Account, audience: &str) -> Result<SubjectToken, Problem> {
@@ -194,6 +216,16 @@ fn wipe(secret: Secret) {
 
 fn unavailable(error: &secrets::Error) -> Problem {
     Problem::transient(Reason::SecretUnavailable, error.to_string())
+}
+
+fn own_account(namespace: &str, name: &str) -> Problem {
+    Problem::on_change(
+        Reason::SelfImpersonation,
+        format!(
+            "ServiceAccount {namespace}/{name} is the operator's own, and its Google identity is given to no binding without a grant; use \
+             source metadataServer with a grant for identity operator, or another ServiceAccount"
+        ),
+    )
 }
 
 fn not_served() -> Problem {

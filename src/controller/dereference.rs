@@ -8,7 +8,7 @@ use crate::{
     api::{IdTokenBinding, IdTokenBindingStatus, Reason},
     plan::{
         Problem,
-        decide::{Facts, attempt_key},
+        decide::{Facts, refusal_key},
         refresh::Lifetime,
         secret::{Observed, Owner, Record, is_intact, observe},
         status::refused_before,
@@ -48,7 +48,7 @@ pub(super) async fn dereference(
         Ok(credential) => (credential, ctx.authorise(owner, wanted)),
         Err(problem) => (None, Err(problem)),
     };
-    let key = attempt_key(wanted, credential.as_deref());
+    let key = refusal_key(wanted, credential.as_deref());
     Ok(Facts {
         uid: owner.uid.clone(),
         secret,

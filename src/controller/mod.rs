@@ -30,7 +30,7 @@ use kube::{
         events::{Recorder, Reporter},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -163,6 +163,7 @@ fn context(client: Client, parts: Parts, caches: Caches, fence: Fence) -> Contex
         minter: parts.minter,
         verifier: parts.verifier,
         caches,
+        own_account: OnceCell::new(),
         memory: Memory::default(),
         fence,
         metrics: parts.metrics,

@@ -74,6 +74,17 @@ fn rejected(source: &Source, why: &Rejected) -> Problem {
                  https://www.googleapis.com/auth/userinfo.email among the scopes, and put the new file into the Secret"
             ),
         ),
+        // And the same user.
+        Rejected::Email { .. } if let Source::IdentityPlatform { email, .. } = source => Problem::slow(
+            Reason::TokenRejected,
+            format!(
+                "{label}: the token is for another address than the one in {email}; it was not published. Put the user's present address \
+                 there"
+            ),
+        ),
+        Rejected::Tenant { .. } | Rejected::EmailUnverified if !source.chooses_audience() => {
+            Problem::slow(Reason::TokenRejected, format!("{label}: {why}; it was not published"))
+        }
         why => Problem::transient(Reason::TokenRejected, format!("{label}: {why}; it was not published")),
     }
 }

@@ -1,10 +1,11 @@
 //! The watches beside that of the bindings: they fill the caches and name the bindings that a change concerns.
 
+use std::collections::HashSet;
+
 use futures::{Stream, StreamExt as _, future::ready};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{Namespace, Secret, ServiceAccount},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client, ResourceExt as _,
@@ -62,14 +63,14 @@ impl Triggers {
     /// each namespace.
     pub(super) fn namespaced(&self, accounts: bool) -> (Namespaced, Parts<Vec<Progress>>) {
         let ours = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
-        let (secrets, filling) =
-            self.watch_each("the watch of Secrets", &ours, |secret| owner_of(&secret).into_iter().collect());
+        let owners = |secrets: Vec<PartialObjectMeta<Secret>>| secrets.iter().filter_map(owner_of).collect();
+        let (secrets, filling) = self.watch_each("the watch of Secrets", &ours, owners);
         let labelled = watcher::Config::default().labels(&format!("{}=true", annotations::CREDENTIAL));
         let all = self.bindings.clone();
         let (credentials, labelled) = self.watch_each(
             "the watch of credentials",
             &labelled,
-            move |secret: PartialObjectMeta<Secret>| users_of(&all, &secret.metadata, names_secret),
+            move |secrets: Vec<PartialObjectMeta<Secret>>| users_of(&all, &secrets, secret_names),
         );
         let filling = filling.zip(labelled).map(|(ours, labelled)| vec![ours, labelled]);
         if !accounts {
@@ -79,9 +80,7 @@ impl Triggers {
         let (accounts, listed) = self.watch_each(
             "the watch of ServiceAccounts",
             &every,
-            move |account: PartialObjectMeta<ServiceAccount>| {
-                users_of(&all, &account.metadata, names_account)
-            },
+            move |accounts: Vec<PartialObjectMeta<ServiceAccount>>| users_of(&all, &accounts, account_names),
         );
         let filling = filling.zip(listed).map(|(mut all, listed)| {
             all.push(listed);
@@ -95,7 +94,7 @@ impl Triggers {
         &self,
         name: &'static str,
         config: &watcher::Config,
-        concerned: impl Fn(PartialObjectMeta<K>) -> Vec<ObjectRef<IdTokenBinding>> + Clone + Send + 'static,
+        concerned: impl Fn(Vec<PartialObjectMeta<K>>) -> Vec<ObjectRef<IdTokenBinding>> + Clone + Send + 'static,
     ) -> (Cache<PartialObjectMeta<K>>, Parts<Progress>)
     where
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -120,13 +119,14 @@ impl Triggers {
         let (every, name) = (Api::<IdTokenGrant>::all(self.client.clone()), "the watch of grants");
         let (grants, touched, known) = self.watch(every, watcher::Config::default(), name, None);
         let all = self.bindings.clone();
-        self.forward(name, touched, move |_grant| concerned(&all, |_| true));
+        self.forward(name, touched, move |_grants| concerned(&all, |_| true));
         let every = Api::<PartialObjectMeta<Namespace>>::all(self.client.clone());
         let name = "the watch of namespaces";
         let (namespaces, touched, labelled) = self.watch(every, watcher::Config::default(), name, None);
         let all = self.bindings.clone();
-        let of = move |namespace: PartialObjectMeta<Namespace>| {
-            concerned(&all, |b| b.metadata.namespace == namespace.metadata.name)
+        let of = move |namespaces: Vec<PartialObjectMeta<Namespace>>| {
+            let names: HashSet<_> = namespaces.iter().filter_map(|n| n.metadata.name.as_deref()).collect();
+            concerned(&all, |b| b.metadata.namespace.as_deref().is_some_and(|of| names.contains(of)))
         };
         self.forward(name, touched, of);
         (Grants::Watched { grants, namespaces }, vec![known, labelled])
@@ -141,7 +141,7 @@ impl Triggers {
             Some((Ok(()), grants))
         });
         let all = self.bindings.clone();
-        self.forward("the grants of the file", changes, move |()| concerned(&all, |_| true));
+        self.forward("the grants of the file", changes, move |_changes: Vec<()>| concerned(&all, |_| true));
         (Grants::File(grants), Vec::new())
     }
 
@@ -163,9 +163,11 @@ impl Triggers {
             + 'static,
     {
         let (store, writer) = store();
-        // Who wrote which field is half of an object, and asked by nobody here.
-        let events =
-            watcher(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear());
+        // Half of an object, and asked for by nobody here.
+        let events = watcher(api, config).default_backoff().modify(|object| {
+            object.managed_fields_mut().clear();
+            object.annotations_mut().remove(LAST_APPLIED);
+        });
         let events = reflector(writer, events);
         let (events, progress) = follow(events, name, namespace, &self.refused);
         (store, events.touched_objects(), progress)
@@ -175,12 +177,14 @@ impl Triggers {
         &self,
         name: &'static str,
         touched: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
-        concerned: impl Fn(K) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
+        concerned: impl Fn(Vec<K>) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
     ) {
         let (wakes, stop) = (self.wakes.clone(), self.stop.clone());
         let refs = touched
             .filter_map(|item| ready(item.ok()))
-            .flat_map(move |object| futures::stream::iter(concerned(object)))
+            // Whatever came at once, as a first list does, is matched with all bindings at once.
+            .ready_chunks(AT_ONCE)
+            .flat_map(move |objects| futures::stream::iter(concerned(objects)))
             .take_until(stop.cancelled_owned());
         let work = async move {
             let mut refs = std::pin::pin!(refs);
@@ -212,27 +216,33 @@ fn concerned(
         .collect()
 }
 
-/// Bindings of the object's namespace whose source `names` it.
-fn users_of(
+/// Bindings whose source names one of `objects` of their namespace.
+fn users_of<K>(
     bindings: &Cache<IdTokenBinding>,
-    object: &ObjectMeta,
-    names: fn(&binding::Source, &str) -> bool,
+    objects: &[PartialObjectMeta<K>],
+    names: fn(&binding::Source) -> Vec<&str>,
 ) -> Vec<ObjectRef<IdTokenBinding>> {
-    let Some(name) = object.name.as_deref() else { return Vec::new() };
-    let uses = |b: &IdTokenBinding| b.metadata.namespace == object.namespace && names(&b.spec.source, name);
+    let of = |object: &'_ PartialObjectMeta<K>| {
+        Some((object.metadata.namespace.clone()?, object.metadata.name.clone()?))
+    };
+    let touched: HashSet<(String, String)> = objects.iter().filter_map(of).collect();
+    let uses = |b: &IdTokenBinding| {
+        let namespace = b.metadata.namespace.as_deref().unwrap_or_default();
+        names(&b.spec.source).iter().any(|name| touched.contains(&(namespace.to_owned(), (*name).to_owned())))
+    };
     bindings.state().iter().filter(|b| uses(b)).map(|b| ObjectRef::from_obj(b.as_ref())).collect()
 }
 
-fn names_secret(source: &binding::Source, name: &str) -> bool {
+fn secret_names(source: &binding::Source) -> Vec<&str> {
     let files = [&source.service_account_key, &source.user_credentials];
     let files = files.into_iter().flatten().map(|source| &source.secret_ref);
     let user = source.identity_platform.iter();
     let user = user.flat_map(|p| [&p.api_key_secret_ref, &p.email_secret_ref, &p.password_secret_ref]);
-    files.chain(user).any(|secret| secret.name == name)
+    files.chain(user).map(|secret| secret.name.as_str()).collect()
 }
 
-fn names_account(source: &binding::Source, name: &str) -> bool {
-    source.kubernetes_service_account.as_ref().is_some_and(|account| account.name == name)
+fn account_names(source: &binding::Source) -> Vec<&str> {
+    source.kubernetes_service_account.iter().map(|account| account.name.as_str()).collect()
 }
 
 fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBinding>> {
@@ -240,3 +250,8 @@ fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBindi
     let owner = owners.into_iter().find(|o| o.controller == Some(true) && o.kind == "IdTokenBinding")?;
     Some(ObjectRef::new(&owner.name).within(secret.metadata.namespace.as_deref()?))
 }
+
+/// Objects that are matched with bindings together.
+const AT_ONCE: usize = 1024;
+/// Holds whole objects, and so the data of Secrets that were applied by kubectl.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

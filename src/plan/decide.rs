@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
-    Attempts, Pause, Problem,
+    Attempts, Pause, Problem, Retry,
     refresh::refresh_at,
     secret::{Observed, Record, conflict},
     source::{Source, invalid},
@@ -81,7 +81,11 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
             return Decision::Keep { next: pause.until };
         }
     }
-    if let Some(attempts) = facts.attempts.as_ref().filter(|a| a.pause.holds(&key, now)) {
+    let refusal = refusal_key(wanted, facts.credential.as_deref());
+    let of = |attempts: &Attempts| {
+        if attempts.problem.retry == Retry::OnNewCredential { &refusal } else { &key }
+    };
+    if let Some(attempts) = facts.attempts.as_ref().filter(|a| a.pause.holds(of(a), now)) {
         let until = Some(attempts.pause.until).filter(|until| *until < Timestamp::MAX);
         return Decision::Wait { problem: attempts.problem.clone(), until };
     }
@@ -105,6 +109,13 @@ pub fn attempt_key(wanted: &Wanted, credential: Option<&str>) -> String {
     let requested = wanted.refresh_requested.as_deref().unwrap_or_default();
     let credential = credential.unwrap_or_default();
     format!("{}/{credential}/{requested}/{labels:?}{annotations:?}", wanted.spec_hash)
+}
+
+/// What tells two tries of a credential that Google refused apart: another spec, another `credential` or another forced refresh.
+#[must_use]
+pub fn refusal_key(wanted: &Wanted, credential: Option<&str>) -> String {
+    let requested = wanted.refresh_requested.as_deref().unwrap_or_default();
+    format!("{}/{}/{requested}", wanted.spec_hash, credential.unwrap_or_default())
 }
 
 /// Refuses to impersonate the operator's own account: Google discourages it, and a grant for that account would

@@ -34,7 +34,7 @@ pub struct SecretKey {
 
 /// Where a token comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(rename_all = "camelCase")]
 pub enum Source {
     /// A ServiceAccount of the binding's namespace, exchanged by workload identity federation.
     KubernetesServiceAccount {

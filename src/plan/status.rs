@@ -71,7 +71,12 @@ pub fn next(previous: &IdTokenBindingStatus, report: Report<'_>, now: Timestamp)
         issue_time: report.record.map(|r| r.life.issued),
         expiration_time: report.record.map(|r| r.life.expires),
         next_refresh_time: report.next_refresh,
-        refused_attempt: report.attempts.and_then(refused_attempt),
+        refused_attempt: match report.attempts {
+            Some(attempts) => refused_attempt(attempts),
+            // Nothing was tried; a token that is as it should be was not refused.
+            None if report.is_good && report.problem.is_none() && !report.suspended => None,
+            None => previous.refused_attempt.clone(),
+        },
     }
 }
 
@@ -82,10 +87,17 @@ pub fn refused_before(status: &IdTokenBindingStatus, key: &str) -> Option<Attemp
     if status.refused_attempt.as_deref() != Some(sha256_hex(key.as_bytes()).as_str()) {
         return None;
     }
-    let failed = |type_, is: &str| find(&status.conditions, type_).filter(|c| c.status == is);
-    let condition = failed("Degraded", "True").or_else(|| failed("Ready", "False"))?;
-    let reason = Reason::ALL.into_iter().find(|reason| reason.as_str() == condition.reason)?;
-    let problem = Problem { reason, message: condition.message.clone(), retry: Retry::OnNewCredential };
+    // Something else may have been the matter since.
+    let [refused, unfit] = [Reason::CredentialsRefused, Reason::CredentialsNotAllowed];
+    let told = |reason: Reason| {
+        status.conditions.iter().find(|c| c.reason == reason.as_str() && !c.message.is_empty())
+    };
+    let (reason, message) = match (told(refused), told(unfit)) {
+        (Some(condition), _) => (refused, condition.message.clone()),
+        (None, Some(condition)) => (unfit, condition.message.clone()),
+        (None, None) => (refused, "Google refused this credential before; give another one".to_owned()),
+    };
+    let problem = Problem { reason, message, retry: Retry::OnNewCredential };
     let pause = Pause { key: key.to_owned(), noted_at: Timestamp::UNIX_EPOCH, until: Timestamp::MAX };
     Some(Attempts { failures: 1, pause, problem })
 }

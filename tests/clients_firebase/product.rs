@@ -1,4 +1,4 @@
-//! The source identityPlatform and the real emulator: sessions that are kept, rotate and end.
+//! The source identityPlatform and the real emulator: `token mint`, and sessions that are kept, rotate and end.
 
 use idtoken_operator::{
     api::IdTokenBinding,
@@ -20,23 +20,122 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{
-    common::{binding, claims, emulator::Emulator},
+    common::{binding, claims, emulator::Emulator, envoy::Envoy, http_client, mint},
     gateway::Gateway,
 };
+use xtask::google::{Google, Options};
 
 const PASSWORD: &str = "correct horse";
+const ISSUER: &str = "https://securetoken.google.com/demo-project";
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "tier clients: needs Firebase's emulator"]
-async fn users_of_the_emulator_keep_their_sessions() {
-    let emulator = Emulator::start("demo-project").await;
-    let tenant = emulator.create_tenant().await;
-    sessions(&emulator, &tenant).await;
-    emulator.stop().await;
+/// `token mint` for users of the project and of a tenant, and for those who get none.
+pub(crate) async fn token_mint(emulator: &Emulator, tenant: &str) {
+    let user = emulator.sign_up("orders@example.com", PASSWORD, None).await;
+    let other = emulator.sign_up("orders@example.com", "battery staple", Some(tenant)).await;
+    let gone = emulator.sign_up("left@example.com", PASSWORD, None).await;
+    emulator.update(&gone, &json!({"disableUser": true})).await;
+    let two = emulator.sign_up("twice@example.com", PASSWORD, None).await;
+    let phone = json!({"phoneInfo": "+15555550100", "mfaEnrollmentId": "first", "enrolledAt": "2026-01-01T00:00:00Z"});
+    emulator.update(&two, &json!({"emailVerified": true, "mfa": {"enrollments": [phone]}})).await;
+
+    let flag = [format!("--identity-platform-emulator={}", emulator.origin())];
+    let raw = [&flag[..], &["--raw".to_owned()]].concat();
+    let secret = |email: &str, password: &str| {
+        [mint::credential("user", &json!({"apiKey": "any", "email": email, "password": password}))]
+    };
+    let batch = secret("orders@example.com", PASSWORD);
+    let warning = "warning: nobody signed this token of the emulator, and no real service takes it\n";
+    let ended = mint::mint(&raw, &spec(None), &batch, None).await;
+    assert_eq!((ended.code, ended.err.as_str()), (0, warning));
+    let token = ended.out;
+    assert!(token.ends_with('.'), "it has no signature");
+    let said = claims(&token);
+    assert_eq!(
+        (&said["iss"], &said["aud"], &said["sub"], &said["email"]),
+        (&json!(ISSUER), &json!("demo-project"), &json!(user), &json!("orders@example.com"))
+    );
+    let of_tenant = secret("orders@example.com", "battery staple");
+    let ended = mint::mint(&raw, &spec(Some(tenant)), &of_tenant, None).await;
+    assert_eq!((ended.code, ended.err.as_str()), (0, warning));
+    let said = claims(&ended.out);
+    assert_eq!((&said["firebase"]["tenant"], &said["sub"]), (&json!(tenant), &json!(other)));
+
+    let as_json = [&flag[..], &["--json".to_owned()]].concat();
+    let shown: Value =
+        serde_json::from_str(&mint::mint(&as_json, &spec(None), &batch, None).await.out).unwrap();
+    assert_eq!(
+        (&shown["identity"], &shown["issuer"], &shown["signatureChecked"]),
+        (&json!("orders@example.com"), &json!(ISSUER), &json!(false))
+    );
+
+    // Where nobody speaks of an emulator, its tokens are worth nothing, however they come.
+    let origin = emulator.origin();
+    let endpoint = [format!("--identity-toolkit-url={origin}/identitytoolkit.googleapis.com")];
+    let ended = mint::mint(&endpoint, &spec(None), &batch, None).await;
+    let refused =
+        "error: TokenRejected: identityPlatform: the token's algorithm is not RS256; it was not published\n";
+    assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (1, "", refused));
+    let google = Google::start(Options::default()).await.unwrap();
+    let jwks = http_client::get(&google.secure_token_jwks_url()).await.unwrap();
+    let envoy = Envoy::start(ISSUER, &["demo-project"], &jwks).await;
+    assert_eq!(envoy.call(Some(&token)).await.0, 401);
+    envoy.stop().await;
+    google.stop().await;
+
+    let sign_in = "error: CredentialsRefused: Identity Platform, sign-in: HTTP";
+    for (tenant, email, password, says) in [
+        (
+            None,
+            "orders@example.com",
+            "wrong",
+            "400 INVALID_PASSWORD; the password is wrong: correct Secret user, key password",
+        ),
+        (
+            Some(tenant),
+            "orders@example.com",
+            PASSWORD,
+            "400 INVALID_PASSWORD; the password is wrong: correct Secret user, key password",
+        ),
+        (
+            Some("none-a1b2c"),
+            "orders@example.com",
+            PASSWORD,
+            "400 EMAIL_NOT_FOUND; tenant none-a1b2c has no user with this address: correct Secret user, key email",
+        ),
+        (
+            None,
+            "nobody@example.com",
+            PASSWORD,
+            "400 EMAIL_NOT_FOUND; the project has no user with this address: correct Secret user, key email",
+        ),
+        (
+            Some(tenant),
+            "left@example.com",
+            PASSWORD,
+            "400 EMAIL_NOT_FOUND; tenant TENANT has no user with this address: correct Secret user, key email",
+        ),
+        (
+            None,
+            "left@example.com",
+            PASSWORD,
+            "400 USER_DISABLED; the user is disabled: enable it and set the binding's annotation idtoken.dev/refresh-requested-at to the \
+             time, or name another user in Secret user, key email",
+        ),
+        (
+            None,
+            "twice@example.com",
+            PASSWORD,
+            "200; the user of Secret user, key email has a second factor, which no program can give: name a user without one",
+        ),
+    ] {
+        let ended = mint::mint(&flag, &spec(tenant), &secret(email, password), None).await;
+        let expected = format!("{sign_in} {}\n", says.replace("TENANT", tenant.unwrap_or_default()));
+        assert_eq!((ended.code, ended.out.as_str(), ended.err), (1, "", expected));
+    }
 }
 
 /// The session of one process: kept, with each refresh token used once, and begun anew when it is over.
-async fn sessions(emulator: &Emulator, tenant: &str) {
+pub(crate) async fn sessions(emulator: &Emulator, tenant: &str) {
     let first = emulator.sign_up("steady@example.com", PASSWORD, None).await;
     emulator.sign_up("steady@example.com", PASSWORD, Some(tenant)).await;
     let gateway = Gateway::start(emulator.origin()).await;

@@ -76,19 +76,6 @@ impl Emulator {
         answer["localId"].as_str().unwrap().to_owned()
     }
 
-    /// `accounts:signInWithPassword`; the status and the answer.
-    pub async fn sign_in(&self, email: &str, password: &str, tenant: Option<&str>) -> (u16, Value) {
-        self.accounts("signInWithPassword", &credentials(email, password, tenant)).await
-    }
-
-    /// The refresh; the status and the answer.
-    pub async fn refresh(&self, refresh_token: &str) -> (u16, Value) {
-        let url = format!("{}/securetoken.googleapis.com/v1/token?key={API_KEY}", self.origin);
-        let refresh_token = refresh_token.replace('=', "%3D").replace('+', "%2B");
-        let fields = [("grant_type", "refresh_token"), ("refresh_token", &refresh_token)];
-        http_client::post_form(&url, &fields).await.unwrap()
-    }
-
     /// Changes a user of the project itself as an administrator does: `{"password": …}`, `{"disableUser": true}`.
     pub async fn update(&self, local_id: &str, change: &Value) {
         let mut body = change.clone();

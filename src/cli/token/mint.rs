@@ -16,8 +16,19 @@ use super::{
 use crate::{
     clock,
     controller::obtain::obtain,
-    plan::{Problem, manifest::Manifest, secret::Record, validate::validate},
-    token::{RawToken, http::Http, mint::Minter, operator::Operator},
+    plan::{
+        Problem,
+        manifest::Manifest,
+        secret::Record,
+        validate::{Wanted, validate},
+    },
+    token::{
+        RawToken,
+        endpoints::{Endpoints, parse},
+        http::Http,
+        mint::Minter,
+        operator::Operator,
+    },
     verify::{Verifier, jwks::Jwks},
 };
 
@@ -44,6 +55,10 @@ pub(super) struct Args {
     /// Token of the Kubernetes ServiceAccount, for the source kubernetesServiceAccount: here is no cluster to ask for one
     #[arg(long, value_name = "FILE")]
     subject_token_file: Option<PathBuf>,
+    /// The Firebase Auth emulator in place of Identity Platform, such as http://127.0.0.1:9099. Nobody signs its tokens, and no real
+    /// service takes them
+    #[arg(long, value_name = "URL")]
+    identity_platform_emulator: Option<String>,
     #[command(flatten)]
     identity: IdentityArgs,
     #[command(flatten)]
@@ -62,28 +77,37 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let document = manifest.document;
     let wanted = validate(&manifest.binding)
         .map_err(|problem| anyhow::anyhow!("{name}: document {document}: {}", said(&problem)))?;
-    let (endpoints, keys) = (args.endpoints.endpoints()?, args.endpoints.key_urls()?);
+    let (mut endpoints, keys) = (args.endpoints.endpoints()?, args.endpoints.key_urls()?);
+    if let Some(emulator) = &args.identity_platform_emulator {
+        sign_in_at(emulator, &mut endpoints)?;
+    }
     let credentials = InFile::new(&name, &manifest, args.subject_token_file);
     process::block_on(async |stop| {
         let http = Http::new().context("the system's CA certificates can't be loaded")?;
         let operator = Operator::new(&http, &endpoints, args.identity.sources(true));
         let minter = Minter::new(&http, &endpoints, operator);
-        let verifier = Verifier::new(Jwks::new(http, keys), false);
+        let jwks = Jwks::new(http, keys);
+        let verifier = match args.identity_platform_emulator {
+            None => Verifier::new(jwks, false),
+            Some(_) => Verifier::unsigned(jwks),
+        };
         let obtaining = obtain(&minter, &verifier, &wanted, &credentials, || Ok(()));
         let Some(obtained) = stop.run_until_cancelled(obtaining).await else {
             bail!("ended by a signal before the token had come");
         };
         let (token, record) = obtained.map_err(|problem| anyhow::anyhow!(said(&problem)))?;
-        if !record.signature_checked {
-            eprintln!("warning: the signature was not checked: the issuer's keys can't be fetched");
+        let parts =
+            Jwt::parse(token.expose()).map_err(|why| anyhow::anyhow!("the token can't be shown: {why}"))?;
+        let minted = Minted { wanted: &wanted, record, parts };
+        if let Some(warning) = minted.warning() {
+            eprintln!("warning: {warning}");
         }
-        let minted = Minted { source: wanted.source.label(), audience: wanted.audience.as_str(), record };
         io::print(&if args.raw {
             raw(&token)
         } else if args.json {
-            minted.json(&token)?
+            minted.json(clock::now())
         } else {
-            minted.text(&token)?
+            minted.text(clock::now())
         })
     })
 }
@@ -98,56 +122,78 @@ fn raw(token: &RawToken) -> String {
     format!("{}{end}", token.expose())
 }
 
+/// Has the emulator at `url` asked in place of Identity Platform.
+fn sign_in_at(url: &str, endpoints: &mut Endpoints) -> anyhow::Result<()> {
+    let origin = |host: &str| {
+        let url = format!("{}/{host}", url.trim_end_matches('/'));
+        parse("--identity-platform-emulator", &url, false).map_err(anyhow::Error::msg)
+    };
+    endpoints.identity_toolkit = origin("identitytoolkit.googleapis.com")?;
+    endpoints.secure_token = origin("securetoken.googleapis.com")?;
+    Ok(())
+}
+
 /// What is shown of a token.
 struct Minted<'a> {
-    source: &'static str,
-    audience: &'a str,
+    wanted: &'a Wanted,
     record: Record,
+    parts: Jwt,
 }
 
 impl Minted<'_> {
-    fn text(&self, token: &RawToken) -> anyhow::Result<String> {
-        let (record, now) = (&self.record, clock::now());
-        let checked = if record.signature_checked { "good: by a key of the issuer" } else { "not checked" };
+    /// Whether it says of itself that nobody signed it.
+    fn is_unsigned(&self) -> bool {
+        self.parts.header.get("alg").is_some_and(|alg| alg == "none")
+    }
+
+    fn warning(&self) -> Option<&'static str> {
+        match (self.record.signature_checked, self.is_unsigned()) {
+            (true, _) => None,
+            (false, true) => Some("nobody signed this token of the emulator, and no real service takes it"),
+            (false, false) => Some("the signature was not checked: the issuer's keys can't be fetched"),
+        }
+    }
+
+    fn text(&self, now: Timestamp) -> String {
+        let Self { wanted, record, .. } = self;
+        let signature = match (record.signature_checked, self.is_unsigned()) {
+            (true, _) => "good: by a key of the issuer",
+            (false, true) => "none",
+            (false, false) => "not checked",
+        };
         let rows = [
-            ("source", self.source.to_owned()),
+            ("source", wanted.source.label().to_owned()),
             ("identity", harmless(record.identity.as_deref().unwrap_or_default())),
             ("issuer", harmless(&record.issuer)),
-            ("audience", harmless(self.audience)),
+            ("audience", harmless(wanted.audience.as_str())),
             ("issued", moment(record.life.issued, now)),
             ("expires", moment(record.life.expires, now)),
-            ("signature", checked.to_owned()),
+            ("signature", signature.to_owned()),
         ];
         let mut text = rows.iter().fold(String::new(), |mut text, (name, value)| {
             let _ = writeln!(text, "{name:<10} {value}"); // writing to a String can't fail
             text
         });
         text.push_str("claims\n");
-        text.push_str(&fields(&claims(token)?.claims));
-        Ok(text)
+        text.push_str(&fields(&self.parts.claims));
+        text
     }
 
-    fn json(&self, token: &RawToken) -> anyhow::Result<String> {
+    fn json(&self, now: Timestamp) -> String {
         let Record { issuer, identity, life, signature_checked, .. } = &self.record;
-        let left = |end: Timestamp| end.as_second() - clock::now().as_second();
         let value = json!({
-            "source": self.source,
+            "source": self.wanted.source.label(),
             "identity": identity,
             "issuer": issuer,
-            "audience": self.audience,
+            "audience": self.wanted.audience.as_str(),
             "issueTime": life.issued,
             "expirationTime": life.expires,
-            "secondsLeft": left(life.expires),
+            "secondsLeft": life.expires.as_second() - now.as_second(),
             "signatureChecked": signature_checked,
-            "claims": claims(token)?.claims,
+            "claims": self.parts.claims,
         });
-        Ok(format!("{value:#}\n"))
+        format!("{value:#}\n")
     }
-}
-
-/// The token in its parts: it has been verified, so that this can't fail.
-fn claims(token: &RawToken) -> anyhow::Result<Jwt> {
-    Jwt::parse(token.expose()).map_err(|why| anyhow::anyhow!("the token can't be shown: {why}"))
 }
 
 /// Many Secrets of Kubernetes' largest size.

@@ -442,7 +442,7 @@ fn another_credential_is_used_at_once_and_the_good_token_stays_until_then() {
 
 #[test]
 fn a_refused_credential_is_never_tried_again_but_another_one_is() {
-    let pause = Pause { until: Timestamp::MAX, ..pause("spec-1/v1//{}{}", "2026-01-01T10:00:00Z") };
+    let pause = Pause { until: Timestamp::MAX, ..pause("spec-1/v1/", "2026-01-01T10:00:00Z") };
     let refused = Attempts { failures: 1, pause, problem: Problem::refused("wrong password") };
     let with = |credential: &str| Facts {
         credential: Some(credential.to_owned()),
