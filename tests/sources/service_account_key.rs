@@ -23,7 +23,7 @@ async fn first_mint_refresh_and_each_failure() {
         assert_eq!((&claims["aud"], &claims["email"]), (&json!(AUDIENCE), &json!(ROBOT)));
         assert_eq!(bench.asked(), [Endpoint::OauthToken]);
     }
-    let oauth = |status, code, description| Fault::OauthError { status, code, description };
+    let oauth = |status, code, description| Fault::OauthError { status, code, description, subtype: None };
     let clock = "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.";
     let rows = rows! {
         OauthToken: oauth(400, "invalid_grant", "Invalid JWT Signature.") => "SourceDenied", Slowly, false, "HTTP 400 invalid_grant", [OauthToken];

@@ -47,7 +47,7 @@ async fn first_mint_refresh_and_each_failure() {
         assert_eq!((&claims["aud"], &claims["email"]), (&json!(CLIENT), &json!("developer@example.com")));
         assert_eq!(bench.asked(), [Endpoint::OauthToken]);
     }
-    let oauth = |status, code, description| Fault::OauthError { status, code, description };
+    let oauth = |status, code, description| Fault::OauthError { status, code, description, subtype: None };
     let revoked = "Token has been expired or revoked.";
     let rows = rows! {
         OauthToken: oauth(400, "invalid_grant", revoked) => "CredentialsRefused", OnNewCredential, true, "gcloud auth application-default login", [OauthToken];
