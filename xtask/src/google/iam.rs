@@ -139,8 +139,8 @@ fn generate_access_token(
     };
     let email = authorise(sim, caller, target, body)?;
     let (token, expires) = sim.mint_access_token(Identity::ServiceAccount(email), scopes, lifetime, fault);
-    // Whole seconds: Google's own Python library reads no fraction.
-    let end = expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let form = if sim.options.whole_seconds { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S.%9fZ" };
+    let end = expires.strftime(form).to_string();
     let answer = json!({ "accessToken": token, "expireTime": end });
     Ok(reply::json(StatusCode::OK, &answer))
 }
