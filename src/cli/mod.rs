@@ -1,5 +1,5 @@
 //! The command line: one file per subcommand. Every flag of what runs for long has an environment variable,
-//! `IDTOKEN_OPERATOR_…`.
+//! `IDTOKEN_OPERATOR_…`, or the one that Google's own tools read.
 
 mod check;
 mod controller;
