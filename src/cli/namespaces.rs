@@ -1,5 +1,6 @@
 //! Flags that say which namespaces are served.
 
+use super::WrongUsage;
 use crate::cache::Scope;
 
 /// Which namespaces are served.
@@ -12,10 +13,10 @@ pub(super) struct NamespaceArgs {
 
 impl NamespaceArgs {
     /// The namespaces. What can't be the name of one is refused: it would silently serve nobody.
-    pub(super) fn scope(&self) -> anyhow::Result<Scope> {
+    pub(super) fn scope(&self) -> Result<Scope, WrongUsage> {
         let names = self.namespace.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
         for name in names.clone() {
-            label(name).map_err(|error| anyhow::anyhow!("--namespace {name:?} {error}"))?;
+            label(name).map_err(|error| WrongUsage(format!("--namespace {name:?} {error}")))?;
         }
         Ok(Scope::new(names.map(str::to_owned)))
     }

@@ -85,7 +85,7 @@ async fn passwords_do_not_cross_a_network_in_the_clear() {
     let file = super::mint::binding("{metadataServer: {}}");
     let ended =
         bench.mint(&file, &["--identity-platform-emulator", "http://emulator.example.com:9099"]).await;
-    assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+    assert_eq!((ended.code, ended.out.as_str()), (2, ""));
     assert!(ended.err.starts_with("error: --identity-platform-emulator \"http://emulator.example.com:9099/identitytoolkit.googleapis.com\" is not valid: use https"), "{}", ended.err);
 }
 

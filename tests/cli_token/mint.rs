@@ -96,8 +96,51 @@ async fn a_signature_that_can_not_be_checked_is_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_ends_with_2_and_help_has_examples() {
     let bench = Bench::start().await;
-    for usage in [&["mint"][..], &["inspect", "--nonsense"], &[]] {
+    let binding = binding("{metadataServer: {}}");
+    for usage in
+        [&["mint"][..], &["inspect", "--nonsense"], &["inspect", "--sts-url=https://x.example.com"], &[]]
+    {
         assert_eq!(bench.run(usage, "").await.code, 2, "{usage:?}");
+    }
+    for (flag, message) in [
+        (
+            "--jwks-url=https://x.example.com=https://x.example.com/jwks",
+            "error: --jwks-url \"https://x.example.com=https://x.example.com/jwks\" is not valid: tokens come from ",
+        ),
+        (
+            "--jwks-url=gserviceaccount.com=https://x.example.com/jwks",
+            "error: --jwks-url \"gserviceaccount.com=https://x.example.com/jwks\" is not valid: write {email} where the address belongs\n",
+        ),
+        (
+            "--universe-domain=X",
+            "error: --universe-domain \"X\" is not valid: write a domain such as googleapis.com\n",
+        ),
+    ] {
+        for command in [&["mint", "-f", "-", flag][..], &["inspect", flag]] {
+            let ended = bench.run(command, &binding).await;
+            assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{command:?}: {}", ended.err);
+            assert!(ended.err.starts_with(message), "{command:?}: {}", ended.err);
+        }
+    }
+    let program = env!("CARGO_BIN_EXE_idtoken-operator");
+    for (arguments, message) in [
+        (
+            ["token", "mint", "-f", "-", "--sts-url=http://sts.example.com"].as_slice(),
+            "error: --sts-url \"http://sts.example.com\" is not valid: use https: credentials would cross the network in the clear\n",
+        ),
+        (
+            &["controller", "--oauth-token-url=x?y"],
+            "error: --oauth-token-url \"x?y\" is not valid: write https://HOST[:PORT][/PATH]\n",
+        ),
+        (
+            &["controller", "--namespace=Shop"],
+            "error: --namespace \"Shop\" can't be the name of a namespace: at most 63 lower-case letters, digits and '-'\n",
+        ),
+    ] {
+        let mut command = std::process::Command::new(program);
+        command.args(arguments).env_clear();
+        let ended = super::ended(command, &binding);
+        assert_eq!((ended.code, ended.err.as_str()), (2, message), "{arguments:?}");
     }
     for command in ["mint", "inspect"] {
         let help = bench.run(&[command, "--help"], "").await;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    super::{endpoints::EndpointArgs, process},
+    super::{endpoints::KeyArgs, process},
     io,
     jwt::{Jwt, Signature},
     words::{fields, harmless, moment, span},
@@ -37,7 +37,7 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    endpoints: EndpointArgs,
+    keys: KeyArgs,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -46,7 +46,7 @@ const EXAMPLES: &str = "Examples:
   gcloud auth print-identity-token | idtoken-operator token inspect --json | jq .claims";
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let keys = args.endpoints.key_urls()?;
+    let keys = args.keys.key_urls()?;
     let text = io::read(&args.file, "a token", MAX_INPUT)?;
     let jwt =
         Jwt::parse(&text).map_err(|why| anyhow::anyhow!("{} holds no JWT: {why}", io::name(&args.file)))?;

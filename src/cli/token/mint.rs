@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    super::{endpoints::EndpointArgs, identity::IdentityArgs, process},
+    super::{WrongUsage, endpoints::EndpointArgs, identity::IdentityArgs, process},
     in_file::InFile,
     io,
     jwt::Jwt,
@@ -123,10 +123,10 @@ fn raw(token: &RawToken) -> String {
 }
 
 /// Has the emulator at `url` asked in place of Identity Platform.
-fn sign_in_at(url: &str, endpoints: &mut Endpoints) -> anyhow::Result<()> {
+fn sign_in_at(url: &str, endpoints: &mut Endpoints) -> Result<(), WrongUsage> {
     let origin = |host: &str| {
         let url = format!("{}/{host}", url.trim_end_matches('/'));
-        parse("--identity-platform-emulator", &url, false).map_err(anyhow::Error::msg)
+        parse("--identity-platform-emulator", &url, false).map_err(WrongUsage)
     };
     endpoints.identity_toolkit = origin("identitytoolkit.googleapis.com")?;
     endpoints.secure_token = origin("securetoken.googleapis.com")?;
