@@ -81,7 +81,7 @@ async fn several_complaints_are_all_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signature_that_can_not_be_told_is_no_failure() {
+async fn a_signature_that_can_not_be_told_is_a_failure_on_demand_only() {
     let bench = Bench::start().await;
     bench.google.set_fault(Endpoint::MetadataIdentity, Fault::WrongIssuer);
     let token = bench.token().await;
@@ -104,6 +104,12 @@ async fn a_signature_that_can_not_be_told_is_no_failure() {
         "{}",
         ended.out
     );
+    let ended = bench.run(&["inspect", "--require-signature"], &token).await;
+    assert_eq!(ended.code, 1, "{}", ended.out);
+    assert_eq!(ended.err, "error: the signature is not checked: the issuer's keys can't be fetched\n");
+    bench.google.clear_faults();
+    let ended = bench.run(&["inspect", "--require-signature"], &token).await;
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,6 +121,21 @@ async fn json_is_for_programs() {
     let value: Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!(value["header"]["alg"], "RS256");
     assert_eq!(value["claims"]["aud"], AUDIENCE);
+    let fields: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        fields,
+        [
+            "audienceMatches",
+            "claims",
+            "expirationTime",
+            "header",
+            "issueTime",
+            "problems",
+            "secondsLeft",
+            "signature",
+            "signatureDetail"
+        ]
+    );
     assert_eq!((&value["signature"], &value["signatureDetail"]), (&"good".into(), &Value::Null));
     assert_eq!(value["audienceMatches"], false);
     assert_eq!(

@@ -57,9 +57,21 @@ async fn json_is_for_programs() {
     ] {
         assert_eq!(value[field], expected);
     }
+    assert_eq!((&value["signature"], &value["claims"]["email_verified"]), (&"good".into(), &true.into()));
+    let fields: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(
-        (&value["signatureChecked"], &value["claims"]["email_verified"]),
-        (&true.into(), &true.into())
+        fields,
+        [
+            "audience",
+            "claims",
+            "expirationTime",
+            "identity",
+            "issueTime",
+            "issuer",
+            "secondsLeft",
+            "signature",
+            "source"
+        ]
     );
     assert!((3600..=3630).contains(&value["secondsLeft"].as_i64().unwrap()), "{value}");
     ended.assert_silent(&bench.google);
@@ -91,6 +103,15 @@ async fn a_signature_that_can_not_be_checked_is_said() {
     assert_eq!(ended.code, 0);
     assert_eq!(ended.err, "warning: the signature was not checked: the issuer's keys can't be fetched\n");
     assert!(ended.out.contains("\nsignature  not checked\n"), "{}", ended.out);
+    let json = bench.mint(&binding("{metadataServer: {}}"), &["--json"]).await;
+    let value: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!((json.code, &value["signature"]), (0, &"unchecked".into()));
+    for form in ["--json", "--raw"] {
+        let ended = bench.mint(&binding("{metadataServer: {}}"), &["--require-signature", form]).await;
+        assert_eq!((ended.code, ended.out.as_str()), (1, ""), "a failure prints nothing on standard output");
+        assert!(ended.err.starts_with("error: TokenRejected: "), "{}", ended.err);
+        ended.assert_silent(&bench.google);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
