@@ -42,6 +42,21 @@ async fn files_bearer_and_a_secrets_data_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_place_of_a_files_name_is_not_quoted() {
+    let bench = Bench::start().await;
+    let token = bench.token().await;
+    for argument in [token.clone(), format!("Bearer {token}"), BASE64_STANDARD.encode(&token)] {
+        let ended = bench.run(&["inspect", &argument], "").await;
+        assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+        assert_eq!(ended.err, "error: the argument is no file; give a token on standard input\n");
+    }
+    let missing = bench.run(&["inspect", "missing"], "").await;
+    assert_eq!(missing.err, "error: missing can't be read: No such file or directory (os error 2)\n");
+    let binding = bench.run(&["mint", "-f", "{kind: IdTokenBinding}"], "").await;
+    assert_eq!(binding.err, "error: the argument is no file; give a binding on standard input\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_token_is_said_and_ends_with_1() {
     let bench = Bench::start().await;
     let table = [
