@@ -91,11 +91,11 @@ async fn a_tenants_user_is_another_one() {
     assert_eq!(error.reason(), Reason::CredentialsRefused);
     assert_eq!(asked(&bench), [Endpoint::SignInWithPassword; 2]);
     let error = bench.mint_with(&source_of(Some("tenant-b")), &credentials).await.unwrap_err();
-    assert_eq!((error.reason(), error.retry()), (Reason::CredentialsRefused, Retry::OnNewCredential));
+    assert_eq!((error.reason(), error.retry()), (Reason::SourceDenied, Retry::Slowly));
     assert_eq!(
         error.to_string(),
-        "Identity Platform, sign-in: HTTP 400 INVALID_TENANT_ID; the API key's project has no tenant tenant-b: correct \
-         spec.source.identityPlatform.tenantId, or Secret project, key apiKey"
+        "Identity Platform, sign-in: HTTP 400 INVALID_TENANT_ID; the project of the API key in Secret project, key apiKey has no tenant \
+         tenant-b for this user: make the tenant, or correct spec.source.identityPlatform.tenantId or the key"
     );
 }
 
@@ -267,6 +267,24 @@ async fn each_refusal_of_a_sign_in_has_its_words() {
 }
 
 #[tokio::test]
+async fn what_may_pass_is_signed_in_for_slowly() {
+    let bench = start().await;
+    let table = [
+        (Fault::TooManyRequests { retry_after: None }, Reason::QuotaExceeded, 300),
+        (Fault::TooManyRequests { retry_after: Some(30) }, Reason::QuotaExceeded, 300),
+        (Fault::TooManyRequests { retry_after: Some(400) }, Reason::QuotaExceeded, 400),
+        (Fault::InternalError, Reason::SourceUnavailable, 30),
+        (Fault::Unavailable, Reason::SourceUnavailable, 30),
+    ];
+    for (version, (fault, reason, seconds)) in ["a", "b", "c", "d", "e"].into_iter().zip(table) {
+        bench.google.set_fault(Endpoint::SignInWithPassword, fault);
+        let error = bench.mint_with(&source(), &Secrets { version, ..good() }).await.unwrap_err();
+        let slowly = Retry::Transient { retry_after: Some(seconds) };
+        assert_eq!((error.reason(), error.retry()), (reason, slowly), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_code_is_not_shown() {
     let bench = start().await;
     let message = Fault::IdentityError("the password correct horse is wrong");
@@ -283,20 +301,25 @@ async fn what_is_no_code_is_not_shown() {
 #[tokio::test]
 async fn an_api_key_that_is_refused_is_told_by_its_place() {
     let bench = start().await;
-    let wrong = secrets("AIzaOther", EMAIL, PASSWORD);
+    let wrong = Secrets { version: "v0", ..secrets("AIzaOther", EMAIL, PASSWORD) };
     let error = bench.mint_with(&source(), &wrong).await.unwrap_err();
     assert_eq!((error.reason(), error.retry()), (Reason::CredentialsRefused, Retry::OnNewCredential));
-    let words = "the API key in Secret project, key apiKey is not valid, or not allowed for this API or from here: put a key there \
-                 that is";
-    assert_eq!(error.to_string(), format!("{SIGN_IN}: HTTP 400 API_KEY_INVALID; {words}"));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{SIGN_IN}: HTTP 400 API_KEY_INVALID; the API key in Secret project, key apiKey is missing or not valid: put a valid one there"
+        )
+    );
+    let words = "the API key in Secret project, key apiKey may not be used for this API or from here: change the key's restrictions, or \
+                 put another one there";
     assert_silent(&bench, &error);
     bench.google.set_fault_times(Endpoint::SignInWithPassword, Fault::Forbidden, 1);
-    let error = bench.mint_with(&source(), &Secrets { version: "v2", ..good() }).await.unwrap_err();
+    let error = bench.mint_with(&source(), &good()).await.unwrap_err();
+    assert_eq!((error.reason(), error.retry()), (Reason::SourceDenied, Retry::Slowly));
     assert_eq!(error.to_string(), format!("{SIGN_IN}: HTTP 403 API_KEY_SERVICE_BLOCKED; {words}"));
-    let good = Secrets { version: "v3", ..good() };
-    bench.mint_with(&source(), &good).await.unwrap();
+    bench.mint_with(&source(), &good()).await.unwrap();
     bench.google.set_fault_times(Endpoint::SecureToken, Fault::Forbidden, 1);
-    let error = bench.mint_with(&source(), &good).await.unwrap_err();
+    let error = bench.mint_with(&source(), &good()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("Identity Platform, refresh: HTTP 403 API_KEY_SERVICE_BLOCKED; {words}")
