@@ -64,20 +64,24 @@ impl Bench {
         path
     }
 
-    /// The program with Google's endpoints, on a thread that the simulator does not need.
+    /// The program with those of Google's endpoints that its subcommand knows, on a thread that the simulator does not need.
     async fn run(&self, arguments: &[&str], stdin: &str) -> Ended {
         let google = &self.google;
-        let endpoints = [
+        let apis = [
             format!("--metadata-url={}", google.metadata_url()),
             format!("--iam-credentials-url={}", google.iam_credentials_url()),
             format!("--sts-url={}", google.sts_url()),
             format!("--oauth-token-url={}", google.oauth_token_url()),
             format!("--identity-toolkit-url={}", google.identity_toolkit_url()),
             format!("--secure-token-url={}", google.secure_token_url()),
+        ];
+        let keys = [
             format!("--jwks-url=https://accounts.google.com={}", google.jwks_url()),
             format!("--jwks-url=https://securetoken.google.com={}", google.secure_token_jwks_url()),
             format!("--jwks-url=gserviceaccount.com={}", google.service_account_jwks_url_template()),
         ];
+        let apis = apis.into_iter().filter(|_| arguments.first() == Some(&"mint"));
+        let endpoints = apis.chain(keys).filter(|_| !arguments.is_empty());
         let arguments: Vec<_> =
             ["token"].iter().chain(arguments).map(|a| (*a).to_owned()).chain(endpoints).collect();
         let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));

@@ -77,6 +77,22 @@ fn bindings_and_grants_in_the_pages_are_valid() {
     assert!(grants >= 6, "{grants} grants were found");
 }
 
+/// A plain `kubectl apply` copies the Secret into an annotation.
+#[test]
+fn no_page_applies_a_secret_on_the_client_side() {
+    let mut secrets = 0;
+    for page in pages() {
+        for line in commands(&fs::read_to_string(&page).unwrap()) {
+            let Some((_, behind)) = line.split_once("create secret") else { continue };
+            secrets += 1;
+            let applied = behind.split_once("kubectl apply").map(|(_, apply)| apply);
+            let is_plain = applied.is_some_and(|apply| !apply.contains("--server-side"));
+            assert!(!is_plain, "{}: {line}", page.display());
+        }
+    }
+    assert!(secrets >= 5, "only {secrets} commands that make Secrets were found");
+}
+
 /// Every field as written stands in what was read: none is misspelt.
 fn assert_nothing_lost(at: &str, written: &Value, read: &Value) {
     match written {
@@ -135,6 +151,11 @@ fn outside_blocks(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The lines of a page, with those together that a backslash joins.
+fn commands(text: &str) -> Vec<String> {
+    text.replace("\\\n", " ").lines().map(str::to_owned).collect()
+}
+
 /// Objects in YAML blocks, and in what shell blocks feed to kubectl, with the line at which their block begins.
 fn objects(text: &str) -> Vec<(usize, Value)> {
     let mut objects = Vec::new();
@@ -164,6 +185,7 @@ fn objects(text: &str) -> Vec<(usize, Value)> {
 
 #[test]
 fn links_headings_and_objects_are_found() {
+    assert_eq!(commands("a \\\n  b\nc"), ["a    b", "c"]);
     assert_eq!(links("[a](b.md#c) [d](https://e) [f](#g)"), ["b.md#c", "#g"]);
     let found = anchors("# A b\n```sh\n# not one\n```\n### Reason: TokenFresh\n## `x y` (z)\n");
     assert_eq!(found.into_iter().collect::<Vec<_>>(), ["a-b", "reason-tokenfresh", "x-y-z"]);

@@ -21,8 +21,9 @@ use crate::{
 
 /// Keep the Secret of every `IdTokenBinding` filled
 ///
-/// In a cluster it uses the pod's ServiceAccount, outside the kubeconfig. Towards Google it is whom the credential file stands for
-/// that `GOOGLE_APPLICATION_CREDENTIALS` names, where that is set, else who the metadata server says it is.
+/// In a cluster it uses the pod's ServiceAccount, outside the kubeconfig. Towards Google it is whom the first of these stands for: the
+/// credential file that `GOOGLE_APPLICATION_CREDENTIALS` names; gcloud's `application_default_credentials.json`, where there is one that can
+/// be read, which must not be a person's; the metadata server.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -88,7 +89,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
         None => None,
     };
     let http = Http::new().context("the system's CA certificates can't be loaded")?;
-    let operator = Operator::new(&http, &endpoints, args.identity.sources(false));
+    let operator = Operator::new(&http, &endpoints, args.identity.sources(false)?);
     let parts = Parts {
         minter: Minter::new(&http, &endpoints, operator),
         verifier: Verifier::new(Jwks::new(http, keys), args.require_signature),

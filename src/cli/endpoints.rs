@@ -1,19 +1,33 @@
 //! Flags that say where Google's APIs are.
 
-use anyhow::ensure;
+use http::Uri;
 
+use super::WrongUsage;
 use crate::{
-    token::endpoints::{ClusterPool, Endpoints, PUBLIC_UNIVERSE, parse},
+    token::endpoints::{self, ClusterPool, Endpoints, PUBLIC_UNIVERSE},
     verify::jwks::KeyUrls,
 };
+
+/// Where the keys of issuers are.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Google's endpoints")]
+pub(super) struct KeyArgs {
+    /// Domain of the universe of Google's whose APIs are called. Endpoints that are not given are of this universe
+    #[arg(long, env = "IDTOKEN_OPERATOR_UNIVERSE_DOMAIN", value_name = "DOMAIN", default_value = PUBLIC_UNIVERSE)]
+    universe_domain: String,
+    /// Where an issuer publishes its keys; repeatable. ISSUER is `https://accounts.google.com` (both forms of Google's issuer),
+    /// `https://securetoken.google.com` (Identity Platform, every project) or gserviceaccount.com (service accounts; URL with
+    /// {email})
+    #[arg(long, env = "IDTOKEN_OPERATOR_JWKS_URL", value_name = "ISSUER=URL", value_delimiter = ',')]
+    jwks_url: Vec<String>,
+}
 
 /// Where Google's APIs are: for tests, private access and other universes.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Google's endpoints")]
 pub(super) struct EndpointArgs {
-    /// Domain of the universe of Google's whose APIs are called. The endpoints below that are not given are of this universe
-    #[arg(long, env = "IDTOKEN_OPERATOR_UNIVERSE_DOMAIN", value_name = "DOMAIN", default_value = PUBLIC_UNIVERSE)]
-    universe_domain: String,
+    #[command(flatten)]
+    keys: KeyArgs,
     /// Origin of the metadata server
     #[arg(
         long,
@@ -37,11 +51,6 @@ pub(super) struct EndpointArgs {
     /// Whole URL of the OAuth token endpoint [default: `https://oauth2.googleapis.com/token`]
     #[arg(long, env = "IDTOKEN_OPERATOR_OAUTH_TOKEN_URL", value_name = "URL")]
     oauth_token_url: Option<String>,
-    /// Where an issuer publishes its keys; repeatable. ISSUER is `https://accounts.google.com` (both forms of Google's issuer),
-    /// `https://securetoken.google.com` (Identity Platform, every project) or gserviceaccount.com (service accounts; URL with
-    /// {email})
-    #[arg(long, env = "IDTOKEN_OPERATOR_JWKS_URL", value_name = "ISSUER=URL", value_delimiter = ',')]
-    jwks_url: Vec<String>,
     /// Workload identity pool of this GKE cluster, `PROJECT_ID.svc.id.goog`; together with --identity-provider. Not given: both
     /// are found out from the metadata server
     #[arg(long, env = "IDTOKEN_OPERATOR_WORKLOAD_POOL", value_name = "POOL", requires = "identity_provider")]
@@ -51,16 +60,64 @@ pub(super) struct EndpointArgs {
     identity_provider: Option<String>,
 }
 
+impl KeyArgs {
+    /// Where keys are published.
+    pub(super) fn key_urls(&self) -> Result<KeyUrls, WrongUsage> {
+        let universe = self.universe()?;
+        let www = |path: &str| format!("https://www.{universe}{path}");
+        let of = |path: &str| parse("--universe-domain", &www(path));
+        let mut urls = KeyUrls {
+            google: of("/oauth2/v3/certs")?,
+            identity_platform: of("/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com")?,
+            service_account: www("/service_accounts/v1/jwk/{email}"),
+        };
+        for pair in &self.jwks_url {
+            let wrong = |mend: &str| WrongUsage(format!("--jwks-url {pair:?} is not valid: {mend}"));
+            let (issuer, url) = issuer_and_url(pair).ok_or_else(|| wrong("write ISSUER=https://…"))?;
+            let uri = |text: &str| parse("--jwks-url", text);
+            match issuer {
+                "https://accounts.google.com" => urls.google = uri(&url)?,
+                "https://securetoken.google.com" => urls.identity_platform = uri(&url)?,
+                "gserviceaccount.com" if url.contains("{email}") => {
+                    uri(&url.replace("{email}", "email"))?;
+                    urls.service_account = url;
+                }
+                "gserviceaccount.com" => return Err(wrong("write {email} where the address belongs")),
+                _ => {
+                    return Err(wrong(
+                        "tokens come from https://accounts.google.com, https://securetoken.google.com and gserviceaccount.com",
+                    ));
+                }
+            }
+        }
+        Ok(urls)
+    }
+
+    fn universe(&self) -> Result<&str, WrongUsage> {
+        let domain = self.universe_domain.as_str();
+        let label = |label: &str| {
+            !label.is_empty()
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        if domain.contains('.') && domain.split('.').all(label) {
+            return Ok(domain);
+        }
+        Err(WrongUsage(format!(
+            "--universe-domain {domain:?} is not valid: write a domain such as {PUBLIC_UNIVERSE}"
+        )))
+    }
+}
+
 impl EndpointArgs {
     /// Parses the addresses of the APIs.
-    pub(super) fn endpoints(&self) -> anyhow::Result<Endpoints> {
-        let universe = self.universe()?;
+    pub(super) fn endpoints(&self) -> Result<Endpoints, WrongUsage> {
+        let universe = self.keys.universe()?;
         let of = |flag: &str, given: &Option<String>, host: &str, path: &str| {
             let text = given.clone().unwrap_or_else(|| format!("https://{host}.{universe}{path}"));
-            parse(flag, &text, false).map_err(anyhow::Error::msg)
+            parse(flag, &text)
         };
         Ok(Endpoints {
-            metadata: parse("--metadata-url", &self.metadata_url, true).map_err(anyhow::Error::msg)?,
+            metadata: endpoints::parse("--metadata-url", &self.metadata_url, true).map_err(WrongUsage)?,
             iam_credentials: of("--iam-credentials-url", &self.iam_credentials_url, "iamcredentials", "")?,
             sts: of("--sts-url", &self.sts_url, "sts", "")?,
             identity_toolkit: of(
@@ -77,68 +134,32 @@ impl EndpointArgs {
     }
 
     /// Where keys are published.
-    pub(super) fn key_urls(&self) -> anyhow::Result<KeyUrls> {
-        let universe = self.universe()?;
-        let www = |path: &str| format!("https://www.{universe}{path}");
-        let mut urls = KeyUrls {
-            google: www("/oauth2/v3/certs").parse()?,
-            identity_platform: www("/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com")
-                .parse()?,
-            service_account: www("/service_accounts/v1/jwk/{email}"),
-        };
-        for pair in &self.jwks_url {
-            let (issuer, url) = jwks(pair)?;
-            let uri = |text: &str| parse("--jwks-url", text, false).map_err(anyhow::Error::msg);
-            match issuer {
-                "https://accounts.google.com" => urls.google = uri(&url)?,
-                "https://securetoken.google.com" => urls.identity_platform = uri(&url)?,
-                "gserviceaccount.com" => {
-                    ensure!(
-                        url.contains("{email}"),
-                        "--jwks-url {pair:?} is not valid: write {{email}} where the address belongs"
-                    );
-                    uri(&url.replace("{email}", "email"))?;
-                    urls.service_account = url;
-                }
-                _ => anyhow::bail!(
-                    "--jwks-url {pair:?} is not valid: tokens come from https://accounts.google.com, https://securetoken.google.com and gserviceaccount.com"
-                ),
-            }
-        }
-        Ok(urls)
+    pub(super) fn key_urls(&self) -> Result<KeyUrls, WrongUsage> {
+        self.keys.key_urls()
     }
 
-    fn universe(&self) -> anyhow::Result<&str> {
-        let domain = self.universe_domain.as_str();
-        let label = |label: &str| {
-            !label.is_empty()
-                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        };
-        ensure!(
-            domain.contains('.') && domain.split('.').all(label),
-            "--universe-domain {domain:?} is not valid: write a domain such as {PUBLIC_UNIVERSE}"
-        );
-        Ok(domain)
-    }
-
-    fn cluster_pool(&self) -> anyhow::Result<Option<ClusterPool>> {
+    fn cluster_pool(&self) -> Result<Option<ClusterPool>, WrongUsage> {
         let (Some(pool), Some(provider)) = (&self.workload_pool, &self.identity_provider) else {
             return Ok(None);
         };
-        ensure!(
-            pool.strip_suffix(".svc.id.goog").is_some_and(|project| !project.is_empty()),
-            "--workload-pool {pool:?} is not valid: write PROJECT_ID.svc.id.goog"
-        );
-        parse("--identity-provider", provider, false).map_err(anyhow::Error::msg)?;
+        if pool.strip_suffix(".svc.id.goog").is_none_or(str::is_empty) {
+            return Err(WrongUsage(format!(
+                "--workload-pool {pool:?} is not valid: write PROJECT_ID.svc.id.goog"
+            )));
+        }
+        parse("--identity-provider", provider)?;
         Ok(Some(ClusterPool { pool: pool.clone(), provider: provider.clone() }))
     }
 }
 
-fn jwks(pair: &str) -> anyhow::Result<(&str, String)> {
-    let (issuer, rest) = pair
-        .split_once("=http")
-        .ok_or_else(|| anyhow::anyhow!("--jwks-url {pair:?} is not valid: write ISSUER=https://…"))?;
-    Ok((issuer, format!("http{rest}")))
+/// Either part may have `=` in it.
+fn issuer_and_url(pair: &str) -> Option<(&str, String)> {
+    let (issuer, rest) = pair.split_once("=http")?;
+    Some((issuer, format!("http{rest}")))
+}
+
+fn parse(flag: &str, text: &str) -> Result<Uri, WrongUsage> {
+    endpoints::parse(flag, text, false).map_err(WrongUsage)
 }
 
 #[cfg(test)]

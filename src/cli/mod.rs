@@ -1,5 +1,5 @@
 //! The command line: one file per subcommand. Every flag of what runs for long has an environment variable,
-//! `IDTOKEN_OPERATOR_…`.
+//! `IDTOKEN_OPERATOR_…`, or the one that Google's own tools read.
 
 mod check;
 mod controller;
@@ -46,10 +46,15 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<WrongUsage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// What a flag says can't be meant: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
 
 const EXAMPLES: &str = "Examples:
   idtoken-operator crd | kubectl apply --server-side -f -

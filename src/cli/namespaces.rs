@@ -1,6 +1,7 @@
 //! Flags that say which namespaces are served.
 
-use crate::cache::Scope;
+use super::WrongUsage;
+use crate::{cache::Scope, plan::names::is_dns_label};
 
 /// Which namespaces are served.
 #[derive(Debug, clap::Args)]
@@ -12,10 +13,10 @@ pub(super) struct NamespaceArgs {
 
 impl NamespaceArgs {
     /// The namespaces. What can't be the name of one is refused: it would silently serve nobody.
-    pub(super) fn scope(&self) -> anyhow::Result<Scope> {
+    pub(super) fn scope(&self) -> Result<Scope, WrongUsage> {
         let names = self.namespace.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
         for name in names.clone() {
-            label(name).map_err(|error| anyhow::anyhow!("--namespace {name:?} {error}"))?;
+            label(name).map_err(|error| WrongUsage(format!("--namespace {name:?} {error}")))?;
         }
         Ok(Scope::new(names.map(str::to_owned)))
     }
@@ -23,18 +24,10 @@ impl NamespaceArgs {
 
 /// `name`, if it can be the name of a namespace.
 pub(super) fn label(name: &str) -> Result<String, &'static str> {
-    if is_label(name) {
+    if is_dns_label(name) {
         return Ok(name.to_owned());
     }
     Err("can't be the name of a namespace: at most 63 lower-case letters, digits and '-'")
-}
-
-fn is_label(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    name.len() <= 63
-        && name.bytes().all(|b| plain(b) || b == b'-')
-        && name.bytes().next().is_some_and(plain)
-        && name.bytes().last().is_some_and(plain)
 }
 
 #[cfg(test)]

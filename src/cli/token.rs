@@ -16,13 +16,13 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    Mint(mint::Args),
+    Mint(Box<mint::Args>),
     Inspect(inspect::Args),
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
-        Command::Mint(args) => mint::run(args),
+        Command::Mint(args) => mint::run(*args),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

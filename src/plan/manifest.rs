@@ -1,12 +1,13 @@
 //! A binding and the credentials that it names, from one text instead of from a cluster.
 
+mod document;
+mod rules;
 mod schema;
 
 use std::{collections::BTreeMap, fmt};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use crate::api::IdTokenBinding;
@@ -67,6 +68,8 @@ impl Manifest {
     /// may stand beside them and are not looked at.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let mut found = Found::default();
+        // Editors on Windows begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
             let document_number = index + 1;
             let fail = |object: &Value, Wrong { field, problem }| ManifestError {
@@ -75,9 +78,11 @@ impl Manifest {
                 field,
                 problem,
             };
-            let value = Value::deserialize(document).map_err(|error| {
-                fail(&Value::Null, wrong("", format!("is not readable as YAML: {error}")))
-            })?;
+            let (value, twice) =
+                document::read(document).map_err(|error| fail(&Value::Null, unreadable(&error)))?;
+            if let Some(field) = twice {
+                return Err(fail(&value, wrong(field, "is there twice: leave one")));
+            }
             for object in objects(value) {
                 found.take(document_number, &object).map_err(|wrong| fail(&object, wrong))?;
             }
@@ -100,6 +105,13 @@ struct Wrong {
 
 fn wrong(field: impl Into<String>, problem: impl Into<String>) -> Wrong {
     Wrong { field: field.into(), problem: problem.into() }
+}
+
+/// Only where: the reader's own words quote what stands there.
+fn unreadable(error: &serde_yaml_ng::Error) -> Wrong {
+    let place = error.location().map(|place| format!(" at line {} column {}", place.line(), place.column()));
+    let place = place.unwrap_or_default();
+    wrong("", format!("is not readable as YAML{place}: look for brackets, quotes, indentation and tags"))
 }
 
 /// What has been read so far.
@@ -216,6 +228,7 @@ fn binding(object: &Value) -> Result<IdTokenBinding, Wrong> {
     let spec = serde_json::from_value(spec).map_err(|error| wrong("spec", error.to_string()))?;
     let mut binding = IdTokenBinding::new("", spec);
     binding.metadata = metadata;
+    rules::secret_of(&binding)?;
     Ok(binding)
 }
 
@@ -231,6 +244,7 @@ fn secret(document: usize, object: &Value) -> Result<SecretEntry, Wrong> {
         data.insert(key, value);
     }
     data.extend(texts(&object["stringData"], "stringData")?.into_iter().map(|(k, v)| (k, v.into_bytes())));
+    rules::keyed(&data)?;
     Ok(SecretEntry { document, metadata, data })
 }
 
@@ -243,7 +257,7 @@ fn metadata(object: &Value) -> Result<ObjectMeta, Wrong> {
         _ => Err(wrong(format!("metadata.{field}"), "must be a text that is not empty")),
     };
     let name = text("name")?.ok_or_else(|| wrong("metadata.name", "is missing"))?;
-    Ok(ObjectMeta {
+    let metadata = ObjectMeta {
         name: Some(name),
         namespace: text("namespace")?,
         uid: text("uid")?,
@@ -251,7 +265,9 @@ fn metadata(object: &Value) -> Result<ObjectMeta, Wrong> {
         labels: Some(texts(&metadata["labels"], "metadata.labels")?),
         annotations: Some(texts(&metadata["annotations"], "metadata.annotations")?),
         ..ObjectMeta::default()
-    })
+    };
+    rules::named(&metadata)?;
+    Ok(metadata)
 }
 
 /// A map of texts. YAML reads `true` and `12` as something else, and the API server refuses them as well.

@@ -13,6 +13,7 @@ pub mod grant;
 pub mod inject;
 pub mod lease;
 pub mod manifest;
+pub mod names;
 pub mod refresh;
 pub mod secret;
 pub mod source;

@@ -17,7 +17,7 @@ async fn each_bad_file_is_told_by_document_and_field() {
     let one = binding("{metadataServer: {}}");
     let keyed = |rest: &str| format!("{}{rest}", binding(KEY_SOURCE));
     let table = [
-        ("hunter2: [".to_owned(), "standard input: document 1: is not readable as YAML: "),
+        ("hunter2: [".to_owned(), "standard input: document 1: is not readable as YAML at line "),
         ("hunter2".to_owned(), "standard input: document 1, kind: is missing: "),
         (String::new(), "standard input: there is no IdTokenBinding in it\n"),
         (secret(""), "standard input: there is no IdTokenBinding in it\n"),

@@ -5,7 +5,11 @@ use std::{
     process::Command,
 };
 
-use axum::{Json, Router, extract::State, http::Uri};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, Uri},
+};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
@@ -20,39 +24,74 @@ fn unsigned(claims: &Value) -> String {
     format!("{}.{}.", encoded(&json!({"alg": "none", "typ": "JWT"})), encoded(claims))
 }
 
-/// A server that gives `token` to everybody, under the emulator's path alone.
-async fn emulator(token: String) -> String {
-    let sign_in = async |uri: Uri, State(token): State<String>| {
+/// What the token says of a user of the project.
+fn claims() -> Value {
+    let now = idtoken_operator::clock::now().as_second();
+    json!({
+        "iss": "https://securetoken.google.com/demo-project", "aud": "demo-project", "sub": "u1", "auth_time": now, "iat": now,
+        "exp": now + 3630, "email": "robot@example.com", "email_verified": false, "firebase": {"sign_in_provider": "password"},
+    })
+}
+
+/// A server that gives whoever knows the password a token of `claims`, in the tenant that was asked for, under the emulator's path
+/// alone.
+async fn emulator(claims: Value) -> String {
+    let sign_in = async |uri: Uri, State(mut claims): State<Value>, Json(asked): Json<Value>| {
         assert_eq!(uri.to_string(), "/identitytoolkit.googleapis.com/v1/accounts:signInWithPassword?key=any");
-        Json(json!({"idToken": token, "refreshToken": "r", "expiresIn": "3600", "localId": "u1"}))
+        if asked["password"] != "correct horse" {
+            let error = json!({"error": {"code": 400, "message": "INVALID_PASSWORD", "errors": []}});
+            return (StatusCode::BAD_REQUEST, Json(error));
+        }
+        if let Some(tenant) = asked.get("tenantId") {
+            claims["firebase"]["tenant"] = tenant.clone();
+        }
+        let token = unsigned(&claims);
+        let answer = json!({"idToken": token, "refreshToken": "r", "expiresIn": "3600", "localId": "u1"});
+        (StatusCode::OK, Json(answer))
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
-    let router = Router::new().fallback(sign_in).with_state(token);
+    let router = Router::new().fallback(sign_in).with_state(claims);
     tokio::spawn(async move { axum::serve(listener, router).await });
     origin
+}
+
+/// The binding, with the Secret of its user.
+fn file(audience: &str, source: &str, password: &str) -> String {
+    let values = json!({"apiKey": "any", "email": "robot@example.com", "password": password});
+    format!(
+        "apiVersion: idtoken.dev/v1alpha1\nkind: IdTokenBinding\nmetadata: {{name: portal}}\nspec:\n  audience: {audience}\n  \
+         source: {{{source}}}\n{}",
+        secret("login", &values)
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_of_a_tenant_signs_in_and_a_wrong_password_does_not() {
+    let bench = Bench::start().await;
+    let origin = emulator(claims()).await;
+    let flag = ["--identity-platform-emulator", origin.as_str(), "--json"];
+    let tenant = SOURCE.replace("{apiKey", "{tenantId: shop-a1b2c, apiKey");
+    let ended = bench.mint(&file("demo-project", &tenant, "correct horse"), &flag).await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let minted: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(minted["claims"]["firebase"]["tenant"], "shop-a1b2c");
+    assert_eq!((&minted["signature"], &minted["identity"]), (&"none".into(), &"robot@example.com".into()));
+
+    let ended = bench.mint(&file("demo-project", SOURCE, "hunter2"), &flag).await;
+    assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+    let refused = "error: CredentialsRefused: Identity Platform, sign-in: HTTP 400 INVALID_PASSWORD; the password is wrong: ";
+    assert!(ended.err.starts_with(refused), "{}", ended.err);
+    assert!(!ended.err.contains("hunter2"), "{}", ended.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unsigned_token_is_taken_by_this_flag_alone() {
     let bench = Bench::start().await;
-    let now = idtoken_operator::clock::now().as_second();
-    let claims = json!({
-        "iss": "https://securetoken.google.com/demo-project", "aud": "demo-project", "sub": "u1", "auth_time": now, "iat": now,
-        "exp": now + 3630, "email": "robot@example.com", "email_verified": false, "firebase": {"sign_in_provider": "password"},
-    });
-    let origin = emulator(unsigned(&claims)).await;
+    let claims = claims();
+    let origin = emulator(claims.clone()).await;
     let flag = ["--identity-platform-emulator", origin.as_str()];
-    let file = |audience: &str| {
-        format!(
-            "apiVersion: idtoken.dev/v1alpha1\nkind: IdTokenBinding\nmetadata: {{name: portal}}\nspec:\n  audience: {audience}\n  \
-             source: {{{SOURCE}}}\n{}",
-            secret(
-                "login",
-                &json!({"apiKey": "any", "email": "robot@example.com", "password": "correct horse"})
-            )
-        )
-    };
+    let file = |audience: &str| file(audience, SOURCE, "correct horse");
     let warning = "warning: nobody signed this token of the emulator, and no real service takes it\n";
     let ended = bench.mint(&file("demo-project"), &flag).await;
     assert_eq!((ended.code, ended.err.as_str()), (0, warning), "{}", ended.out);
@@ -85,7 +124,7 @@ async fn passwords_do_not_cross_a_network_in_the_clear() {
     let file = super::mint::binding("{metadataServer: {}}");
     let ended =
         bench.mint(&file, &["--identity-platform-emulator", "http://emulator.example.com:9099"]).await;
-    assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+    assert_eq!((ended.code, ended.out.as_str()), (2, ""));
     assert!(ended.err.starts_with("error: --identity-platform-emulator \"http://emulator.example.com:9099/identitytoolkit.googleapis.com\" is not valid: use https"), "{}", ended.err);
 }
 

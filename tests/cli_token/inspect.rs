@@ -42,6 +42,21 @@ async fn files_bearer_and_a_secrets_data_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_place_of_a_files_name_is_not_quoted() {
+    let bench = Bench::start().await;
+    let token = bench.token().await;
+    for argument in [token.clone(), format!("Bearer {token}"), BASE64_STANDARD.encode(&token)] {
+        let ended = bench.run(&["inspect", &argument], "").await;
+        assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+        assert_eq!(ended.err, "error: the argument is no file; give a token on standard input\n");
+    }
+    let missing = bench.run(&["inspect", "missing"], "").await;
+    assert_eq!(missing.err, "error: missing can't be read: No such file or directory (os error 2)\n");
+    let binding = bench.run(&["mint", "-f", "{kind: IdTokenBinding}"], "").await;
+    assert_eq!(binding.err, "error: the argument is no file; give a binding on standard input\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_token_is_said_and_ends_with_1() {
     let bench = Bench::start().await;
     let table = [
@@ -81,7 +96,7 @@ async fn several_complaints_are_all_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signature_that_can_not_be_told_is_no_failure() {
+async fn a_signature_that_can_not_be_told_is_a_failure_on_demand_only() {
     let bench = Bench::start().await;
     bench.google.set_fault(Endpoint::MetadataIdentity, Fault::WrongIssuer);
     let token = bench.token().await;
@@ -104,6 +119,12 @@ async fn a_signature_that_can_not_be_told_is_no_failure() {
         "{}",
         ended.out
     );
+    let ended = bench.run(&["inspect", "--require-signature"], &token).await;
+    assert_eq!(ended.code, 1, "{}", ended.out);
+    assert_eq!(ended.err, "error: the signature is not checked: the issuer's keys can't be fetched\n");
+    bench.google.clear_faults();
+    let ended = bench.run(&["inspect", "--require-signature"], &token).await;
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,6 +136,21 @@ async fn json_is_for_programs() {
     let value: Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!(value["header"]["alg"], "RS256");
     assert_eq!(value["claims"]["aud"], AUDIENCE);
+    let fields: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        fields,
+        [
+            "audienceMatches",
+            "claims",
+            "expirationTime",
+            "header",
+            "issueTime",
+            "problems",
+            "secondsLeft",
+            "signature",
+            "signatureDetail"
+        ]
+    );
     assert_eq!((&value["signature"], &value["signatureDetail"]), (&"good".into(), &Value::Null));
     assert_eq!(value["audienceMatches"], false);
     assert_eq!(

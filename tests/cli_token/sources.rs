@@ -266,6 +266,12 @@ async fn a_kubernetes_service_account() {
          //iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/pool/providers/cluster, and name the file \
          that holds it by --subject-token-file\n",
     );
+    let itself = subject_token("demo-project.svc.id.goog");
+    let ended = bench.mint(&pool, &["--subject-token-file", &itself]).await;
+    assert_refused(
+        &ended,
+        "error: CredentialsNotFound: --subject-token-file is no file; write the token into one, and name that\n",
+    );
     let ended = bench.mint(&gke, &flag).await;
     assert_refused(
         &ended,

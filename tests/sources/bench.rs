@@ -178,7 +178,9 @@ impl Bench {
         let lines = key["private_key"].as_str().unwrap().lines().filter(|line| line.len() > 40);
         let lines: Vec<_> = lines.collect();
         assert!(lines.len() > 20, "a key of 2048 bits has {} lines", lines.len());
-        lines.into_iter().for_each(|line| self.credentials.plant(line));
+        for line in lines {
+            self.credentials.plant(line);
+        }
         file
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use zeroize::Zeroizing;
 
+use super::io;
 use crate::{
     api::{Reason, annotations as keys},
     plan::{
@@ -96,6 +97,11 @@ impl Credentials for InFile<'_> {
                  {namespace} create token {name} --audience {audience}, and name the file that holds it by --subject-token-file"
             )));
         };
+        if io::is_content(path) {
+            return Err(missing(
+                "--subject-token-file is no file; write the token into one, and name that".to_owned(),
+            ));
+        }
         let problem = |why: &str| missing(format!("--subject-token-file {}: {why}", path.display()));
         let text =
             std::fs::read_to_string(path).map_err(|error| problem(&format!("can't be read: {error}")))?;

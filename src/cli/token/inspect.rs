@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    super::{endpoints::EndpointArgs, process},
+    super::{endpoints::KeyArgs, process},
     io,
     jwt::{Jwt, Signature},
     words::{fields, harmless, moment, span},
@@ -22,8 +22,8 @@ use crate::{
 ///
 /// The token itself is never printed. Blanks around it, `Bearer` before it and base64 around it are tolerated. The signature
 /// is compared with the published keys of Google, Identity Platform or the service account that the token names as its issuer;
-/// of other issuers it is not checked. Exit code 1: the token is over, not yet valid, for another audience, or its signature is
-/// wrong.
+/// of other issuers it is not checked, which fails with --require-signature only. Exit code 1: the token is over, not yet valid, for
+/// another audience, or its signature is wrong.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -33,11 +33,14 @@ pub(super) struct Args {
     /// The audience that the token must have
     #[arg(long, value_name = "AUDIENCE")]
     audience: Option<String>,
+    /// Fail, too, when the signature can't be checked: of an unknown issuer, or without the issuer's keys
+    #[arg(long)]
+    require_signature: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    endpoints: EndpointArgs,
+    keys: KeyArgs,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -46,7 +49,7 @@ const EXAMPLES: &str = "Examples:
   gcloud auth print-identity-token | idtoken-operator token inspect --json | jq .claims";
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let keys = args.endpoints.key_urls()?;
+    let keys = args.keys.key_urls()?;
     let text = io::read(&args.file, "a token", MAX_INPUT)?;
     let jwt =
         Jwt::parse(&text).map_err(|why| anyhow::anyhow!("{} holds no JWT: {why}", io::name(&args.file)))?;
@@ -56,7 +59,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         let Some(signature) = stop.run_until_cancelled(jwt.signature(&jwks)).await else {
             bail!("ended by a signal before the issuer's keys had come");
         };
-        let found = Findings::of(&jwt, signature, args.audience.as_deref(), clock::now());
+        let mut found = Findings::of(&jwt, signature, args.audience.as_deref(), clock::now());
+        if args.require_signature {
+            found.complain_of_unchecked();
+        }
         io::print(&if args.json { found.json(&jwt) } else { found.text(&jwt) })?;
         match found.complaints.as_slice() {
             [] => Ok(()),
@@ -109,6 +115,12 @@ impl Findings {
             complaints.push(format!("the signature is wrong: {why}"));
         }
         Self { issued, expires, signature, audience: audience.map(|(_, same)| same), now, complaints }
+    }
+
+    fn complain_of_unchecked(&mut self) {
+        if let Signature::Unchecked(why) = &self.signature {
+            self.complaints.push(format!("the signature is not checked: {why}"));
+        }
     }
 
     fn text(&self, jwt: &Jwt) -> String {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    super::{endpoints::EndpointArgs, identity::IdentityArgs, process},
+    super::{WrongUsage, endpoints::EndpointArgs, identity::IdentityArgs, process},
     in_file::InFile,
     io,
     jwt::Jwt,
@@ -52,6 +52,9 @@ pub(super) struct Args {
     /// Print JSON, without the token
     #[arg(long)]
     json: bool,
+    /// Refuse a token whose signature can't be checked because the issuer's keys can't be fetched
+    #[arg(long, conflicts_with = "identity_platform_emulator")]
+    require_signature: bool,
     /// Token of the Kubernetes ServiceAccount, for the source kubernetesServiceAccount: here is no cluster to ask for one
     #[arg(long, value_name = "FILE")]
     subject_token_file: Option<PathBuf>,
@@ -84,11 +87,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let credentials = InFile::new(&name, &manifest, args.subject_token_file);
     process::block_on(async |stop| {
         let http = Http::new().context("the system's CA certificates can't be loaded")?;
-        let operator = Operator::new(&http, &endpoints, args.identity.sources(true));
+        let operator = Operator::new(&http, &endpoints, args.identity.sources(true)?);
         let minter = Minter::new(&http, &endpoints, operator);
         let jwks = Jwks::new(http, keys);
         let verifier = match args.identity_platform_emulator {
-            None => Verifier::new(jwks, false),
+            None => Verifier::new(jwks, args.require_signature),
             Some(_) => Verifier::unsigned(jwks),
         };
         let obtaining = obtain(&minter, &verifier, &wanted, &credentials, || Ok(()));
@@ -123,10 +126,10 @@ fn raw(token: &RawToken) -> String {
 }
 
 /// Has the emulator at `url` asked in place of Identity Platform.
-fn sign_in_at(url: &str, endpoints: &mut Endpoints) -> anyhow::Result<()> {
+fn sign_in_at(url: &str, endpoints: &mut Endpoints) -> Result<(), WrongUsage> {
     let origin = |host: &str| {
         let url = format!("{}/{host}", url.trim_end_matches('/'));
-        parse("--identity-platform-emulator", &url, false).map_err(anyhow::Error::msg)
+        parse("--identity-platform-emulator", &url, false).map_err(WrongUsage)
     };
     endpoints.identity_toolkit = origin("identitytoolkit.googleapis.com")?;
     endpoints.secure_token = origin("securetoken.googleapis.com")?;
@@ -181,6 +184,11 @@ impl Minted<'_> {
 
     fn json(&self, now: Timestamp) -> String {
         let Record { issuer, identity, life, signature_checked, .. } = &self.record;
+        let signature = match (signature_checked, self.is_unsigned()) {
+            (true, _) => "good",
+            (false, true) => "none",
+            (false, false) => "unchecked",
+        };
         let value = json!({
             "source": self.wanted.source.label(),
             "identity": identity,
@@ -189,7 +197,7 @@ impl Minted<'_> {
             "issueTime": life.issued,
             "expirationTime": life.expires,
             "secondsLeft": life.expires.as_second() - now.as_second(),
-            "signatureChecked": signature_checked,
+            "signature": signature,
             "claims": self.parts.claims,
         });
         format!("{value:#}\n")

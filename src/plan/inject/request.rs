@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::shorten;
+use crate::plan::names::is_dns_subdomain;
 
 /// What a pod asks for: checked, and with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,15 +194,6 @@ fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
     value
         .parse()
         .map_err(|_| Refusal::new(key, value, "is neither true nor false", "write \"true\" or \"false\""))
-}
-
-/// RFC 1123, as Kubernetes reads it for names of objects.
-fn is_dns_subdomain(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let label = |label: &str| {
-        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner)
-    };
-    name.len() <= 253 && name.split('.').all(label)
 }
 
 const PREFIX: &str = "idtoken.dev/";

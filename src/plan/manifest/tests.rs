@@ -84,7 +84,7 @@ fn every_refusal_names_document_object_and_field() {
         ),
         (
             &[BINDING, "a: [b"],
-            "document 2: is not readable as YAML: did not find expected ',' or ']' at line 11 column 1, while parsing a flow sequence at line 10 column 4",
+            "document 2: is not readable as YAML at line 11 column 1: look for brackets, quotes, indentation and tags",
         ),
         (
             &["eyJhbGciOiJub25lIn0.e30."],
@@ -146,6 +146,58 @@ fn every_refusal_names_document_object_and_field() {
 }
 
 #[test]
+fn what_the_api_server_would_refuse_is_refused() {
+    let secret = |rest: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{rest}");
+    let named = |name: &str, secret: &str| {
+        BINDING
+            .replace("name: orders", &format!("name: {name}"))
+            .replace("  source:", &format!("  secret: {secret}\n  source:"))
+    };
+    let long = "a".repeat(246);
+    let subdomain = "must have lower-case letters, digits, '-' and '.' only, at most 253";
+    let key = "must have letters, digits, '-', '_' and '.' only, and not begin with '..'";
+    for (document, expected) in [
+        (named("A b", "{}"), format!("(IdTokenBinding A b), metadata.name: {subdomain}")),
+        (
+            BINDING.replace("namespace: shop", "namespace: a.b"),
+            "(IdTokenBinding orders), metadata.namespace: must have lower-case letters, digits and '-' only, at most 63".to_owned(),
+        ),
+        (named("orders", "{name: A B}"), format!("(IdTokenBinding orders), spec.secret.name: {subdomain}")),
+        (
+            named(&long, "{}"),
+            format!("(IdTokenBinding {long}), metadata.name: is longer than 245 characters: set spec.secret.name"),
+        ),
+        (named("orders", "{key: ..data}"), format!("(IdTokenBinding orders), spec.secret.key: {key}")),
+        (
+            named("orders", "{authorizationKey: a/b}"),
+            format!("(IdTokenBinding orders), spec.secret.authorizationKey: {key}"),
+        ),
+        (
+            named("orders", "{key: a, authorizationKey: a}"),
+            "(IdTokenBinding orders), spec.secret.authorizationKey: must differ from spec.secret.key".to_owned(),
+        ),
+        (secret("stringData: {a b: c}"), format!("(Secret s), data.a b: {key}")),
+        (secret("stringData: {a: b, a: c}"), "(Secret s), stringData.a: is there twice: leave one".to_owned()),
+        (
+            secret("kind: Secret"),
+            "(Secret s), kind: is there twice: leave one".to_owned(),
+        ),
+        (
+            "items: [{spec: {a: 1, a: 1}}]\nkind: List".to_owned(),
+            "(List), items[0].spec.a: is there twice: leave one".to_owned(),
+        ),
+    ] {
+        assert_eq!(refused(&[&document]), format!("document 1 {expected}"));
+    }
+    assert!(parse(&[&named(&long, "{name: short}")]).is_ok());
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_text() {
+    assert_eq!(parse(&[&format!("\u{feff}{}", BINDING.trim_start())]).unwrap().namespace(), "shop");
+}
+
+#[test]
 fn a_spec_is_held_against_the_crds_schema() {
     let long = format!("{{audience: {}, source: {{metadataServer: {{}}}}}}", "a".repeat(2049));
     let source = |rest: &str| format!("{{audience: a, source: {{metadataServer: {{}}}}, {rest}}}");
@@ -187,7 +239,13 @@ fn a_spec_is_held_against_the_crds_schema() {
 
 #[test]
 fn no_refusal_quotes_what_may_be_a_credential() {
-    for secret in [
+    let tagged = ["bool", "int", "float", "null"].map(|tag| {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{a: !!{tag} hunter2hunter2}}"
+        )
+    });
+    for secret in tagged.iter().map(String::as_str).chain([
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {a: hunter2hunter2, a: b}",
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: hunter2hunter2!}",
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: hunter2hunter2",
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {a: [hunter2hunter2]}",
@@ -195,7 +253,7 @@ fn no_refusal_quotes_what_may_be_a_credential() {
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {a: 'hunter2hunter2",
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData:\n  a: hunter2hunter2: x\n",
         "stringData: {a: hunter2hunter2}",
-    ] {
+    ]) {
         let error = parse(&[BINDING, secret]).err().unwrap();
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
     }

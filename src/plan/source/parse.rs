@@ -3,7 +3,7 @@
 use super::{ProviderName, SecretKey, ServiceAccountEmail, Source, source_name};
 use crate::{
     api::{Reason, binding},
-    plan::Problem,
+    plan::{Problem, names::is_dns_subdomain},
 };
 
 /// Parses the one member that is set.
@@ -96,13 +96,7 @@ fn secret_key(field: &str, wanted: &binding::SecretKeyRef) -> Result<SecretKey, 
 
 /// A name that is fit for the API server's paths.
 fn subdomain(field: &str, text: &str) -> Result<String, Problem> {
-    let plain = |label: &str| {
-        !label.is_empty()
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if text.len() <= 253 && text.split('.').all(plain) {
+    if is_dns_subdomain(text) {
         return Ok(text.to_owned());
     }
     Err(invalid(field, text, "write a DNS subdomain: lower-case letters, digits, '-' and '.'"))

@@ -15,6 +15,15 @@ use crate::google::Google;
 pub(super) use crate::chart::CHART as RELEASE;
 pub(super) use crate::chart::NAMESPACE;
 
+/// What of the chart the demo needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    /// The webhook, which the API server calls on this machine.
+    pub(super) with_webhook: bool,
+    /// The right to make tokens of ServiceAccounts, for every source. A cluster of the user's gets it on demand only.
+    pub(super) all_sources: bool,
+}
+
 /// The objects of the chart.
 #[derive(Debug)]
 pub(super) struct Chart {
@@ -55,11 +64,11 @@ pub(super) async fn render(
     helm: &Path,
     google: &Google,
     ports: &Ports,
-    with_webhook: bool,
+    parts: Parts,
 ) -> anyhow::Result<Chart> {
     let directory = tempfile::tempdir()?;
     let values = directory.path().join("values.json");
-    std::fs::write(&values, values_for(google, ports, with_webhook).to_string())?;
+    std::fs::write(&values, values_for(google, ports, parts).to_string())?;
     let helm = helm.to_owned();
     let arguments = ["--skip-tests".into(), "--values".into(), values.into_os_string()];
     let rendered = tokio::task::spawn_blocking(move || crate::chart::template(&helm, arguments)).await??;
@@ -67,10 +76,10 @@ pub(super) async fn render(
     sort(crate::chart::objects(&rendered)?)
 }
 
-fn values_for(google: &Google, ports: &Ports, with_webhook: bool) -> Value {
+fn values_for(google: &Google, ports: &Ports, parts: Parts) -> Value {
     json!({
         "logFormat": "text",
-        "webhook": {"enabled": with_webhook, "url": format!("https://127.0.0.1:{}/mutate", ports.webhook)},
+        "webhook": {"enabled": parts.with_webhook, "url": format!("https://127.0.0.1:{}/mutate", ports.webhook)},
         "endpoints": {
             "metadataUrl": google.metadata_url(),
             "iamCredentialsUrl": google.iam_credentials_url(),
@@ -84,7 +93,7 @@ fn values_for(google: &Google, ports: &Ports, with_webhook: bool) -> Value {
                 "gserviceaccount.com": google.service_account_jwks_url_template(),
             },
         },
-        "sources": {"kubernetesServiceAccount": true},
+        "sources": {"kubernetesServiceAccount": parts.all_sources},
     })
 }
 
@@ -112,6 +121,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_right_to_make_tokens_of_accounts_is_for_all_sources_only() {
+        let google = Google::start(crate::google::Options::default()).await.unwrap();
+        let ports = Ports::free().unwrap();
+        for (all_sources, expected) in [(false, json!(false)), (true, json!(true))] {
+            let values = values_for(&google, &ports, Parts { with_webhook: true, all_sources });
+            assert_eq!(values["sources"]["kubernetesServiceAccount"], expected);
+        }
+    }
 
     #[test]
     fn objects_are_sorted_by_what_is_done_with_them() {

@@ -92,9 +92,10 @@ async fn play(args: &DemoArgs, ground: &Ground, program: &Path, tools: &Tools) -
     let simulated = if args.all_sources { sources::simulated() } else { simulated() };
     let google = Google::start(simulated).await.context("cannot start the simulator of Google's APIs")?;
     let with_webhook = ground.reaches_us() && !args.all_sources;
+    let parts = chart::Parts { with_webhook, all_sources: args.all_sources };
     let mut show = Show::default();
     let ports = operator::Ports::free()?;
-    let chart = chart::render(tools.path(Tool::Helm), &google, &ports, with_webhook).await?;
+    let chart = chart::render(tools.path(Tool::Helm), &google, &ports, parts).await?;
     scenario::install(&mut show, ground, &chart).await?;
     let operator = Operator::start(ground, program, &chart, ports, with_webhook).await?;
     let performed = if args.all_sources {
