@@ -50,6 +50,16 @@ pub(crate) const fn after(seconds: u64) -> Retry {
     Retry::Transient { retry_after: Some(seconds) }
 }
 
+/// IAM Credentials is switched off in the caller's project.
+pub(crate) const fn disabled() -> Fault {
+    Fault::RpcError { status: 403, code: "PERMISSION_DENIED", reason: Some("SERVICE_DISABLED") }
+}
+
+/// IAM Credentials does not understand the request.
+pub(crate) const fn invalid_argument() -> Fault {
+    Fault::RpcError { status: 400, code: "INVALID_ARGUMENT", reason: None }
+}
+
 /// A simulator, and what asks it.
 pub(crate) struct Bench {
     pub(crate) google: Google,
@@ -272,6 +282,8 @@ pub(crate) struct Kept {
     version: AtomicU64,
     /// What no message may hold.
     planted: Mutex<Vec<String>>,
+    /// Why there is no subject token.
+    refusal: Mutex<Option<Problem>>,
     /// Of the subject tokens.
     pub(crate) issuer: Mutex<String>,
     /// How many subject tokens were made, and for which audience the last.
@@ -308,6 +320,11 @@ impl Kept {
         self.accounts.lock().unwrap().insert(name.to_owned(), account);
     }
 
+    /// Whoever asks for a subject token gets this problem.
+    pub(crate) fn refuse_subject_tokens(&self, problem: Option<Problem>) {
+        *self.refusal.lock().unwrap() = problem;
+    }
+
     /// Names a secret, which then stands in no message.
     pub(crate) fn plant(&self, secret: &str) {
         self.planted.lock().unwrap().push(secret.to_owned());
@@ -334,6 +351,9 @@ impl Credentials for Kept {
     }
 
     async fn subject_token(&self, account: &Account, audience: &str) -> Result<SubjectToken, Problem> {
+        if let Some(problem) = self.refusal.lock().unwrap().clone() {
+            return Err(problem);
+        }
         self.subject_tokens.lock().unwrap().push(audience.to_owned());
         let now = Timestamp::now().as_second();
         let Account { namespace, name, .. } = account;

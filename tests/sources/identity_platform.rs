@@ -101,6 +101,7 @@ async fn each_failure_of_the_sign_in() {
         SignInWithPassword: Fault::TooManyRequests { retry_after: Some(40) } => "QuotaExceeded", minutes, false, "HTTP 429", [SignInWithPassword];
         SignInWithPassword: Fault::InternalError => "SourceUnavailable", after(30), false, "HTTP 500", [SignInWithPassword];
         SignInWithPassword: Fault::Unavailable => "SourceUnavailable", after(30), false, "HTTP 503", [SignInWithPassword];
+        SignInWithPassword: Fault::Forbidden => "SourceDenied", Slowly, false, "Secret user, key apiKey", [SignInWithPassword];
         SignInWithPassword: Fault::DropConnection => "SourceUnavailable", SOON, false, "the connection broke", [SignInWithPassword];
         SignInWithPassword: Fault::TooLarge => "SourceUnavailable", SOON, false, "the answer is larger than 256 KB", [SignInWithPassword];
         SignInWithPassword: Fault::Garbage => "TokenRejected", SOON, false, "the answer holds no token", [SignInWithPassword];
@@ -129,6 +130,7 @@ async fn each_failure_of_a_refresh() {
         SecureToken: Fault::Unavailable => "SourceUnavailable", SOON, false, "HTTP 503", [SecureToken];
         SecureToken: Fault::DropConnection => "SourceUnavailable", SOON, false, "the connection broke", [SecureToken];
         SecureToken: Fault::TooLarge => "SourceUnavailable", SOON, false, "the answer is larger than 256 KB", [SecureToken];
+        SecureToken: Fault::Garbage => "TokenRejected", SOON, false, "the answer holds no token", [SecureToken];
     };
     bench.table(&wanted, rows, |_| {}).await;
     bench.good(&wanted).await;
@@ -148,6 +150,14 @@ async fn each_failure_of_a_refresh() {
         bench.good(&wanted).await;
         assert_eq!(bench.asked(), [Endpoint::SecureToken, Endpoint::SignInWithPassword], "{code}");
     }
+    // A key that was restricted meanwhile is refused for both.
+    let rows = rows! {
+        SecureToken: Fault::Forbidden => "CredentialsRefused", OnNewCredential, true, "the API key in Secret user, key apiKey is not valid, or not allowed", [SecureToken];
+    };
+    bench.table(&wanted, rows, |_| {}).await;
+    bench.credentials.touch();
+    bench.good(&wanted).await;
+    assert_eq!(bench.asked(), [Endpoint::SignInWithPassword]);
     // A disabled user is refused there.
     bench.google.set_disabled(USER, true);
     let problem = bench.obtain(&wanted).await.map(|_| ()).unwrap_err();

@@ -2,7 +2,9 @@ use serde_json::{Value, json};
 use xtask::google::{Endpoint, Fault, Role};
 
 use crate::{
-    bench::{AUDIENCE, Bench, CALLER, OPERATOR, SOON, after, judge, options, wanted},
+    bench::{
+        AUDIENCE, Bench, CALLER, OPERATOR, SOON, after, disabled, invalid_argument, judge, options, wanted,
+    },
     rows,
 };
 use idtoken_operator::plan::Retry::{OnChange, Slowly};
@@ -25,6 +27,8 @@ async fn first_mint_refresh_and_each_failure() {
     let rows = rows! {
         GenerateIdToken: Fault::TooManyRequests { retry_after: Some(30) } => "QuotaExceeded", after(30), false, "HTTP 429 RESOURCE_EXHAUSTED", [GenerateIdToken];
         GenerateIdToken: Fault::Forbidden => "SourceDenied", Slowly, false, "HTTP 403 PERMISSION_DENIED IAM_PERMISSION_DENIED", [GenerateIdToken];
+        GenerateIdToken: disabled() => "SourceDenied", Slowly, false, "gcloud services enable iamcredentials.googleapis.com", [GenerateIdToken];
+        GenerateIdToken: invalid_argument() => "SourceDenied", Slowly, false, "HTTP 400 INVALID_ARGUMENT", [GenerateIdToken];
         GenerateIdToken: Fault::NotFound => "SourceDenied", Slowly, false, "HTTP 404 NOT_FOUND", [GenerateIdToken];
         GenerateIdToken: Fault::InternalError => "SourceUnavailable", SOON, false, "HTTP 500 INTERNAL", [GenerateIdToken];
         GenerateIdToken: Fault::Unavailable => "SourceUnavailable", SOON, false, "HTTP 503 UNAVAILABLE", [GenerateIdToken];

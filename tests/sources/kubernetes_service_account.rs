@@ -2,11 +2,15 @@ use serde_json::{Value, json};
 use xtask::google::{Endpoint, Fault, Options, Provider, Role};
 
 use crate::{
-    bench::{AUDIENCE, Bench, SOON, after, judge, options, wanted},
+    bench::{AUDIENCE, Bench, SOON, after, disabled, invalid_argument, judge, options, wanted},
     rows,
 };
 use idtoken_operator::{
-    plan::Retry::{OnChange, Slowly},
+    api::Reason,
+    plan::{
+        Problem,
+        Retry::{OnChange, Slowly},
+    },
     token::endpoints::ClusterPool,
 };
 
@@ -29,7 +33,11 @@ fn with_pool() -> Options {
 
 /// In the GKE cluster that the metadata server tells of, with an annotated account.
 pub(crate) async fn bench() -> Bench {
-    with_account(crate::identity_platform::with_user(with_pool())).await
+    with_account(crate::user_credentials::with_user(
+        crate::identity_platform::with_user(with_pool()),
+        &["openid"],
+    ))
+    .await
 }
 
 async fn with_account(options: Options) -> Bench {
@@ -67,6 +75,8 @@ async fn first_mint_refresh_and_each_failure_of_iam() {
         GenerateIdToken: Fault::TooManyRequests { retry_after: Some(30) } => "QuotaExceeded", after(30), false, "HTTP 429 RESOURCE_EXHAUSTED", [GenerateIdToken];
         GenerateIdToken: Fault::Forbidden => "SourceDenied", Slowly, false, "roles/iam.workloadIdentityUser", [GenerateIdToken];
         GenerateIdToken: Fault::Forbidden => "SourceDenied", Slowly, false, "demo-project.svc.id.goog[shop/app]", [GenerateIdToken];
+        GenerateIdToken: disabled() => "SourceDenied", Slowly, false, "gcloud services enable iamcredentials.googleapis.com", [GenerateIdToken];
+        GenerateIdToken: invalid_argument() => "SourceDenied", Slowly, false, "HTTP 400 INVALID_ARGUMENT", [GenerateIdToken];
         GenerateIdToken: Fault::NotFound => "SourceDenied", Slowly, false, "HTTP 404 NOT_FOUND", [GenerateIdToken];
         GenerateIdToken: Fault::InternalError => "SourceUnavailable", SOON, false, "HTTP 500 INTERNAL", [GenerateIdToken];
         GenerateIdToken: Fault::Unavailable => "SourceUnavailable", SOON, false, "HTTP 503 UNAVAILABLE", [GenerateIdToken];
@@ -147,6 +157,33 @@ async fn an_account_that_can_not_be_used_says_why_before_anybody_is_asked() {
     );
     assert_eq!(bench.asked(), []);
     assert_eq!(*bench.credentials.subject_tokens.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn without_a_subject_token_nobody_is_asked() {
+    let bench = bench().await;
+    let wanted = wanted(AUDIENCE, &source());
+    let table = [
+        (Problem::slow(Reason::SourceDenied, "token of ServiceAccount shop/app: HTTP 403"), Slowly),
+        (Problem::transient(Reason::SourceUnavailable, "token of ServiceAccount shop/app: HTTP 500"), SOON),
+        (Problem::on_change(Reason::CredentialsNotFound, "ServiceAccount shop/app does not exist"), OnChange),
+    ];
+    for (index, (problem, retry)) in table.into_iter().enumerate() {
+        // Before the first token and after it, when another life of the account needs another federated token.
+        bench.credentials.account("app", &format!("uid-{index}"), Some(ROBOT));
+        bench.credentials.refuse_subject_tokens(Some(problem.clone()));
+        let seen = bench.obtain(&wanted).await.map(|_| ()).unwrap_err();
+        assert_eq!(seen, problem);
+        judge("no subject token", &seen, problem.reason.as_str(), retry, false, "ServiceAccount shop/app");
+        assert!(!bench.asked().contains(&Endpoint::Sts));
+        bench.credentials.refuse_subject_tokens(None);
+        bench.good(&wanted).await;
+        assert_eq!(bench.asked(), [Endpoint::Sts, Endpoint::GenerateIdToken]);
+        // A refresh needs none while the federated token is good.
+        bench.credentials.refuse_subject_tokens(Some(problem));
+        bench.good(&wanted).await;
+        assert_eq!(bench.asked(), [Endpoint::GenerateIdToken]);
+    }
 }
 
 #[tokio::test]

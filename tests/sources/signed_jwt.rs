@@ -2,7 +2,7 @@ use serde_json::json;
 use xtask::google::{Endpoint, Fault};
 
 use crate::{
-    bench::{AUDIENCE, Bench, CALLER, SOON, after, judge, options, wanted},
+    bench::{AUDIENCE, Bench, CALLER, SOON, after, disabled, invalid_argument, judge, options, wanted},
     rows,
 };
 use idtoken_operator::plan::Retry::{OnChange, Slowly};
@@ -26,6 +26,8 @@ async fn first_mint_refresh_and_each_failure() {
     let rows = rows! {
         SignJwt: Fault::TooManyRequests { retry_after: Some(30) } => "QuotaExceeded", after(30), false, "HTTP 429 RESOURCE_EXHAUSTED", [SignJwt];
         SignJwt: Fault::Forbidden => "SourceDenied", Slowly, false, "roles/iam.serviceAccountTokenCreator", [SignJwt];
+        SignJwt: disabled() => "SourceDenied", Slowly, false, "gcloud services enable iamcredentials.googleapis.com", [SignJwt];
+        SignJwt: invalid_argument() => "SourceDenied", Slowly, false, "HTTP 400 INVALID_ARGUMENT", [SignJwt];
         SignJwt: Fault::NotFound => "SourceDenied", Slowly, false, "HTTP 404 NOT_FOUND", [SignJwt];
         SignJwt: Fault::InternalError => "SourceUnavailable", SOON, false, "HTTP 500 INTERNAL", [SignJwt];
         SignJwt: Fault::Unavailable => "SourceUnavailable", SOON, false, "HTTP 503 UNAVAILABLE", [SignJwt];

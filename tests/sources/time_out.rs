@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use xtask::google::{Endpoint, Fault};
 
 use crate::{
     bench::{SOON, judge},
-    identity_platform, kubernetes_service_account,
+    identity_platform, kubernetes_service_account, user_credentials,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -17,6 +17,8 @@ async fn every_step_of_every_source_is_given_up() {
     let impersonation = json!({"impersonation": {"serviceAccount": crate::bench::CALLER}});
     let signed = json!({"signedJwt": {"serviceAccount": crate::bench::CALLER}});
     let key = json!({"serviceAccountKey": {"secretRef": {"name": "key", "key": "key.json"}}});
+    let person = user_credentials::source();
+    let client = user_credentials::CLIENT;
     let account = kubernetes_service_account::source();
     let user = identity_platform::source(None);
     let url = crate::bench::AUDIENCE;
@@ -37,6 +39,7 @@ async fn every_step_of_every_source_is_given_up() {
             "signJwt for caller@demo-project.iam.gserviceaccount.com: no answer within 15 s",
         ),
         (&key, url, Endpoint::OauthToken, "no answer within 15 s"),
+        (&person, client, Endpoint::OauthToken, "ID token for a user: no answer within 15 s"),
         (&account, url, Endpoint::Metadata, "no answer within 30 s"),
         (&account, url, Endpoint::Sts, "no answer within 15 s"),
         (&account, url, Endpoint::GenerateIdToken, "no answer within 15 s"),
@@ -44,22 +47,23 @@ async fn every_step_of_every_source_is_given_up() {
         (&user, "demo-project", Endpoint::SecureToken, "no answer within 15 s"),
     ];
     let begin = Instant::now();
-    join_all(table.map(async |(source, audience, endpoint, says)| {
-        let bench = kubernetes_service_account::bench().await;
-        identity_platform::sign_up(&bench);
-        let robot = "robot@demo-project.iam.gserviceaccount.com";
-        bench.credentials.put("key", "key.json", bench.new_key(robot));
-        let wanted = crate::bench::wanted(audience, source);
-        if endpoint == Endpoint::SecureToken {
-            bench.good(&wanted).await;
-        }
-        bench.google.set_fault(endpoint, Fault::Latency(Duration::from_secs(120)));
-        let problem = bench.obtain(&wanted).await.map(|_| ()).expect_err(says);
-        judge(says, &problem, "SourceUnavailable", SOON, false, says);
-        assert_eq!(bench.asked().last(), Some(&endpoint), "nothing more is asked");
-        bench.google.clear_faults();
-        bench.good(&wanted).await;
-    }))
-    .await;
+    join_all(table.map(|row| Box::pin(given_up(row)))).await;
     assert!(begin.elapsed() < Duration::from_secs(110), "side by side: {:?}", begin.elapsed());
+}
+
+async fn given_up((source, audience, endpoint, says): (&Value, &str, Endpoint, &str)) {
+    let bench = kubernetes_service_account::bench().await;
+    identity_platform::sign_up(&bench);
+    user_credentials::keep_file(&bench);
+    bench.credentials.put("key", "key.json", bench.new_key("robot@demo-project.iam.gserviceaccount.com"));
+    let wanted = crate::bench::wanted(audience, source);
+    if endpoint == Endpoint::SecureToken {
+        bench.good(&wanted).await;
+    }
+    bench.google.set_fault(endpoint, Fault::Latency(Duration::from_secs(120)));
+    let problem = bench.obtain(&wanted).await.map(|_| ()).expect_err(says);
+    judge(says, &problem, "SourceUnavailable", SOON, false, says);
+    assert_eq!(bench.asked().last(), Some(&endpoint), "nothing more is asked");
+    bench.google.clear_faults();
+    bench.good(&wanted).await;
 }

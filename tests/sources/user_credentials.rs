@@ -7,11 +7,11 @@ use crate::{
 };
 use idtoken_operator::plan::Retry::{OnChange, OnNewCredential, Slowly};
 
-const CLIENT: &str = "764086051850-test.apps.googleusercontent.com";
+pub(crate) const CLIENT: &str = "764086051850-test.apps.googleusercontent.com";
 const SECRET: &str = "d-FL95Q19q7MQmFpd7hHD0Ty";
 const TOKEN: &str = "1//0g-refresh-token-of-the-developer";
 
-fn source() -> Value {
+pub(crate) fn source() -> Value {
     json!({"userCredentials": {"secretRef": {"name": "adc", "key": "adc.json"}}})
 }
 
@@ -20,14 +20,14 @@ fn file() -> Value {
 }
 
 /// Keeps the developer's file.
-fn keep_file(bench: &Bench) {
+pub(crate) fn keep_file(bench: &Bench) {
     bench.credentials.put("adc", "adc.json", file().to_string());
     bench.credentials.plant(SECRET);
     bench.credentials.plant(TOKEN);
 }
 
-fn with_user(scopes: &[&str]) -> Options {
-    options().user(User {
+pub(crate) fn with_user(options: Options, scopes: &[&str]) -> Options {
+    options.user(User {
         client_id: CLIENT.to_owned(),
         client_secret: SECRET.to_owned(),
         refresh_token: TOKEN.to_owned(),
@@ -38,7 +38,7 @@ fn with_user(scopes: &[&str]) -> Options {
 
 #[tokio::test]
 async fn first_mint_refresh_and_each_failure() {
-    let bench = Bench::start(with_user(&["openid"])).await;
+    let bench = Bench::start(with_user(options(), &["openid"])).await;
     keep_file(&bench);
     let source = source();
     let wanted_client = wanted(CLIENT, &source);
@@ -48,10 +48,19 @@ async fn first_mint_refresh_and_each_failure() {
         assert_eq!(bench.asked(), [Endpoint::OauthToken]);
     }
     let oauth = |status, code, description| Fault::OauthError { status, code, description, subtype: None };
+    let reauthenticate = Fault::OauthError {
+        status: 400,
+        code: "invalid_grant",
+        description: "reauth related error (invalid_rapt)",
+        subtype: Some("invalid_rapt"),
+    };
     let revoked = "Token has been expired or revoked.";
     let rows = rows! {
         OauthToken: oauth(400, "invalid_grant", revoked) => "CredentialsRefused", OnNewCredential, true, "gcloud auth application-default login", [OauthToken];
         OauthToken: oauth(401, "invalid_client", "Unauthorized") => "CredentialsRefused", OnNewCredential, true, "HTTP 401 invalid_client", [OauthToken];
+        OauthToken: oauth(401, "deleted_client", "The OAuth client was deleted.") => "CredentialsRefused", OnNewCredential, true, "HTTP 401 deleted_client; the OAuth client is unknown", [OauthToken];
+        OauthToken: reauthenticate => "CredentialsRefused", OnNewCredential, true, "Google wants the person to sign in again (invalid_rapt)", [OauthToken];
+        OauthToken: Fault::InternalError => "SourceUnavailable", SOON, false, "HTTP 500", [OauthToken];
         OauthToken: Fault::TooManyRequests { retry_after: Some(9) } => "QuotaExceeded", after(9), false, "HTTP 429", [OauthToken];
         OauthToken: Fault::Unavailable => "SourceUnavailable", SOON, false, "HTTP 503", [OauthToken];
         OauthToken: Fault::DropConnection => "SourceUnavailable", SOON, false, "the connection broke", [OauthToken];
@@ -80,7 +89,7 @@ async fn first_mint_refresh_and_each_failure() {
 
 #[tokio::test]
 async fn a_grant_without_openid_gives_no_id_token() {
-    let bench = Bench::start(with_user(&["https://www.googleapis.com/auth/cloud-platform"])).await;
+    let bench = Bench::start(with_user(options(), &["https://www.googleapis.com/auth/cloud-platform"])).await;
     keep_file(&bench);
     let problem = bench.obtain(&wanted(CLIENT, &source())).await.map(|_| ()).unwrap_err();
     judge("no openid", &problem, "CredentialsNotAllowed", OnNewCredential, false, "lacks the scope openid");
@@ -90,7 +99,7 @@ async fn a_grant_without_openid_gives_no_id_token() {
 
 #[tokio::test]
 async fn bad_files_name_secret_and_key_and_nothing_more() {
-    let bench = Bench::start(with_user(&["openid"])).await;
+    let bench = Bench::start(with_user(options(), &["openid"])).await;
     keep_file(&bench);
     let key = bench.new_key("robot@demo-project.iam.gserviceaccount.com");
     let with = |field: &str, value: Value| {
