@@ -152,7 +152,7 @@ async fn each_failure_of_a_refresh() {
     }
     // A key that was restricted meanwhile is refused for both.
     let rows = rows! {
-        SecureToken: Fault::Forbidden => "CredentialsRefused", OnNewCredential, true, "the API key in Secret user, key apiKey is not valid, or not allowed", [SecureToken];
+        SecureToken: Fault::Forbidden => "SourceDenied", Slowly, false, "change the key's restrictions", [SecureToken];
     };
     bench.table(&wanted, rows, |_| {}).await;
     bench.credentials.touch();
