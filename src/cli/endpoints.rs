@@ -84,7 +84,7 @@ impl EndpointArgs {
             google: www("/oauth2/v3/certs").parse()?,
             identity_platform: www("/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com")
                 .parse()?,
-            service_account: www("/service_accounts/v1/jwk/{email}"),
+            service_account: www("/service_accounts/v1/metadata/jwk/{email}"),
         };
         for pair in &self.jwks_url {
             let (issuer, url) = jwks(pair)?;
@@ -186,7 +186,10 @@ mod tests {
         );
         let keys = flags(&[]).key_urls().unwrap();
         assert_eq!(keys.google.to_string(), "https://www.googleapis.com/oauth2/v3/certs");
-        assert_eq!(keys.service_account, "https://www.googleapis.com/service_accounts/v1/jwk/{email}");
+        assert_eq!(
+            keys.service_account,
+            "https://www.googleapis.com/service_accounts/v1/metadata/jwk/{email}"
+        );
         assert_eq!(
             keys.identity_platform.to_string(),
             "https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com"
