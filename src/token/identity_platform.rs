@@ -86,13 +86,12 @@ impl IdentityPlatform {
         };
         let session = self.sessions.of(&whose);
         let mut session = session.lock().await;
-        let result = match session.answer(asked, request) {
-            Some(result) => result,
-            None => {
-                let result = self.next_token(&user, &mut session).await;
-                session.note(&result);
-                result
-            }
+        let result = if let Some(result) = session.answer(asked, request) {
+            result
+        } else {
+            let result = self.next_token(&user, &mut session).await;
+            session.note(&result);
+            result
         };
         let email = Some(user.email.to_string());
         result.map(|token| Minted { token, email, credential: Some(secrets.version) })
