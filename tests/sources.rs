@@ -13,6 +13,8 @@ mod impersonation;
 mod kubernetes_service_account;
 #[path = "sources/metadata_server.rs"]
 mod metadata_server;
+#[path = "sources/operator_files.rs"]
+mod operator_files;
 #[path = "sources/service_account_key.rs"]
 mod service_account_key;
 #[path = "sources/signed_jwt.rs"]

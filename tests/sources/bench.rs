@@ -107,6 +107,15 @@ impl Bench {
 
     /// With endpoints that `change` has changed.
     pub(crate) async fn start_with(options: Options, change: impl FnOnce(&mut Endpoints)) -> Self {
+        Self::start_all(options, change, Sources::default()).await
+    }
+
+    /// With an operator whose own identity comes from `sources`.
+    pub(crate) async fn start_as(options: Options, sources: Sources) -> Self {
+        Self::start_all(options, |_| {}, sources).await
+    }
+
+    async fn start_all(options: Options, change: impl FnOnce(&mut Endpoints), sources: Sources) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let google = Google::start(options).await.unwrap();
         let uri = |text: &str| text.parse().unwrap();
@@ -122,7 +131,7 @@ impl Bench {
         };
         change(&mut endpoints);
         let http = Http::new().unwrap();
-        let operator = Operator::new(&http, &endpoints, Sources::default());
+        let operator = Operator::new(&http, &endpoints, sources);
         let keys = KeyUrls {
             google: uri(&google.jwks_url()),
             identity_platform: uri(&google.secure_token_jwks_url()),

@@ -15,7 +15,7 @@ pub(crate) fn source() -> Value {
     json!({"userCredentials": {"secretRef": {"name": "adc", "key": "adc.json"}}})
 }
 
-fn file() -> Value {
+pub(crate) fn file() -> Value {
     json!({"type": "authorized_user", "client_id": CLIENT, "client_secret": SECRET, "refresh_token": TOKEN})
 }
 
