@@ -89,7 +89,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
         None => None,
     };
     let http = Http::new().context("the system's CA certificates can't be loaded")?;
-    let operator = Operator::new(&http, &endpoints, args.identity.sources(false));
+    let operator = Operator::new(&http, &endpoints, args.identity.sources(false)?);
     let parts = Parts {
         minter: Minter::new(&http, &endpoints, operator),
         verifier: Verifier::new(Jwks::new(http, keys), args.require_signature),

@@ -35,7 +35,8 @@ pub async fn obtain(
         }
     }
     authorise()?;
-    let Minted { token, email, credential } = minter.mint(source, &wanted.audience, credentials).await?;
+    let Minted { token, email, credential } =
+        minter.mint(source, &wanted.audience, credentials, wanted.refresh_requested.as_deref()).await?;
     let expected = Expectation::of(source, &wanted.audience, email.as_deref());
     let checked = verifier
         .verify(token.expose(), &expected, clock::now())

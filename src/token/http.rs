@@ -1,7 +1,7 @@
 //! One HTTP client for all of Google's endpoints: connections are reused, every call has a connect and a total time-out,
 //! bodies are bounded, and errors never hold one.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -12,14 +12,16 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::endpoints::{encode, without_query};
 
-/// The client. Cloning shares its connections.
+/// The client. Cloning shares its connections, and the bound on how many calls are under way.
 #[derive(Clone)]
 pub struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    in_flight: Arc<Semaphore>,
 }
 
 /// A request to be sent.
@@ -84,12 +86,14 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(60))
             .http2_keep_alive_interval(Some(Duration::from_secs(20)))
             .build(https);
-        Ok(Self { client })
+        Ok(Self { client, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) })
     }
 
-    /// Sends `request` and reads the whole answer. Redirects are not followed.
+    /// Sends `request` and reads the whole answer. Redirects are not followed. Its time runs from when it is sent: whoever waits
+    /// for others is not failing.
     pub async fn call(&self, request: Request) -> Result<Reply, CallError> {
         let limit = request.timeout;
+        let _permit = self.in_flight.acquire().await; // never closed
         tokio::time::timeout(limit, self.exchange(request)).await.unwrap_or(Err(CallError::Timeout(limit)))
     }
 
@@ -224,5 +228,8 @@ const USER_AGENT: HeaderValue =
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// IAM Credentials' own clients allow 10 s an attempt.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Calls under way at once. Google's quota is by the minute; this bounds connections and memory. Only calls count, which are all
+/// bounded in time: who waits for anything else, a Secret or somebody else's answer, holds up nobody.
+const MAX_IN_FLIGHT: usize = 64;
 const MAX_BODY_BYTES: usize = 256 * 1024;
 const USUAL_BODY_BYTES: usize = 4096;

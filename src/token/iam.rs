@@ -129,10 +129,15 @@ impl Iam {
                 caller.forget(&another).await;
             }
         }
-        if !reply.status.is_success() {
-            return Err(google_error::from_reply(&action, &reply, mend));
+        if reply.status.is_success() {
+            return Ok((action, reply));
         }
-        Ok((action, reply))
+        Err(match google_error::from_reply(&action, &reply, mend) {
+            Error::Denied { action, detail, .. } if detail.contains("SERVICE_DISABLED") => {
+                Error::Denied { action, detail, mend: ENABLE.to_owned() }
+            }
+            error => error,
+        })
     }
 
     async fn attempt(
@@ -149,6 +154,9 @@ impl Iam {
         call.await.map_err(|cause| Error::Call { action: action.to_owned(), cause })
     }
 }
+
+const ENABLE: &str =
+    "the API is switched off in the caller's project: gcloud services enable iamcredentials.googleapis.com";
 
 /// The scope that Google's credential APIs ask for.
 pub(super) const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";

@@ -1,17 +1,15 @@
 //! A user of Identity Platform: sign-in by password, then refresh by the refresh token, which is kept in memory only.
 
 mod refusal;
+mod session;
 mod user;
 
 use http::Uri;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
-use tokio::{
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use tokio::{sync::Mutex, time::Instant};
 use zeroize::Zeroizing;
 
-use self::{refusal::Refused, user::User};
+use self::{refusal::Refused, session::Session, user::User};
 use super::{
     Error, RawToken,
     credential_file::Hidden,
@@ -53,14 +51,6 @@ struct Whose {
     version: String,
 }
 
-/// Locked across the calls, on purpose: whoever comes meanwhile needs the next refresh token, or shares the failure. Every call
-/// is bounded by its time-out.
-#[derive(Default)]
-struct Session {
-    refresh_token: Option<Zeroizing<String>>,
-    failed: Option<(Instant, Error)>,
-}
-
 /// What came of a call that gives tokens.
 struct Tokens {
     id_token: RawToken,
@@ -77,12 +67,14 @@ impl IdentityPlatform {
         }
     }
 
-    /// An ID token of the wanted user.
+    /// An ID token of the wanted user. `request`: the forced refresh that asks for it.
     pub(super) async fn mint(
         &self,
         wanted: Wanted<'_>,
         credentials: &impl Credentials,
+        request: Option<&str>,
     ) -> Result<Minted, Error> {
+        let asked = Instant::now();
         let Wanted { tenant, api_key, email, password } = wanted;
         let keys = [api_key, email, password];
         let secrets = credentials.secrets(&keys).await?;
@@ -93,13 +85,14 @@ impl IdentityPlatform {
             version: secrets.version.clone(),
         };
         let session = self.sessions.of(&whose);
-        let asked = Instant::now();
         let mut session = session.lock().await;
-        if let Some(error) = session.shared_failure(asked) {
-            return Err(error);
-        }
-        let result = self.next_token(&user, &mut session).await;
-        session.failed = result.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        let result = if let Some(result) = session.answer(asked, request) {
+            result
+        } else {
+            let result = self.next_token(&user, &mut session).await;
+            session.note(&result);
+            result
+        };
         let email = Some(user.email.to_string());
         result.map(|token| Minted { token, email, credential: Some(secrets.version) })
     }
@@ -122,7 +115,7 @@ impl IdentityPlatform {
                 }
             }
         }
-        let tokens = self.sign_in(user).await?;
+        let tokens = self.sign_in(user).await.inspect_err(|error| session.hold(error))?;
         session.refresh_token = tokens.refresh_token;
         Ok(tokens.id_token)
     }
@@ -200,16 +193,6 @@ impl IdentityPlatform {
     }
 }
 
-impl Session {
-    /// The last failure, where it answers those who `asked` before it came; a refusal of the credential also those who come soon
-    /// after: each wrong password counts towards the lock of the user's account.
-    fn shared_failure(&self, asked: Instant) -> Option<Error> {
-        let (at, error) = self.failed.as_ref()?;
-        let lasts = error.retry() == Retry::OnNewCredential && at.elapsed() < REFUSAL_SHARED;
-        (*at > asked || lasts).then(|| error.clone())
-    }
-}
-
 impl Tokens {
     fn of(id_token: Hidden, refresh_token: Option<Hidden>) -> Self {
         let refresh_token = refresh_token.map(|token| token.0).filter(|token| !token.is_empty());
@@ -225,5 +208,3 @@ fn second_factor(email: &SecretKey) -> Problem {
 
 const SIGN_IN: &str = "Identity Platform, sign-in";
 const REFRESH: &str = "Identity Platform, refresh";
-/// Time enough for all bindings that a change of the Secret wakes, and less than anybody needs to mend something at Google.
-const REFUSAL_SHARED: Duration = Duration::from_secs(10);

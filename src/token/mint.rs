@@ -1,6 +1,4 @@
-//! From what a binding wants to a raw token. The one door to all sources: quota and sharing of mints belong here.
-
-use tokio::sync::Semaphore;
+//! From what a binding wants to a raw token. The one door to all sources.
 
 use super::{
     Error, RawToken,
@@ -46,7 +44,6 @@ pub struct Minter {
     identity_platform: IdentityPlatform,
     keys: ServiceAccountKeys,
     users: UserCredentials,
-    in_flight: Semaphore,
     universe: String,
 }
 
@@ -62,7 +59,6 @@ impl Minter {
             identity_platform: IdentityPlatform::new(http, endpoints),
             keys: ServiceAccountKeys::new(http, endpoints),
             users: UserCredentials::new(http, endpoints),
-            in_flight: Semaphore::new(MAX_IN_FLIGHT),
             universe: endpoints.universe.clone(),
         }
     }
@@ -79,14 +75,15 @@ impl Minter {
         &self.universe
     }
 
-    /// Asks `source` for a token for `audience`. The answer is unverified.
+    /// Asks `source` for a token for `audience`. The answer is unverified. `request` is the value of the annotation that forces a
+    /// refresh: what was refused for good is tried once more for each value.
     pub async fn mint(
         &self,
         source: &Source,
         audience: &Audience,
         credentials: &impl Credentials,
+        request: Option<&str>,
     ) -> Result<Minted, Error> {
-        let _permit = self.in_flight.acquire().await; // never closed
         match source {
             Source::MetadataServer => {
                 let token = self.metadata.id_token(audience.as_str()).await?;
@@ -115,11 +112,8 @@ impl Minter {
             Source::IdentityPlatform { tenant, api_key, email, password } => {
                 let wanted =
                     identity_platform::Wanted { tenant: tenant.as_deref(), api_key, email, password };
-                self.identity_platform.mint(wanted, credentials).await
+                self.identity_platform.mint(wanted, credentials, request).await
             }
         }
     }
 }
-
-/// Mints under way at once. Google's quota is by the minute; this bounds connections and memory.
-const MAX_IN_FLIGHT: usize = 64;

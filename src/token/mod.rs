@@ -31,6 +31,7 @@ use crate::{
 };
 
 /// A raw ID token, fresh from its source. It can't be printed and is wiped when dropped.
+#[derive(Clone)]
 pub struct RawToken(Zeroizing<String>);
 
 impl RawToken {

@@ -3,7 +3,12 @@
 
 mod file;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -22,7 +27,7 @@ pub struct Operator {
 }
 
 /// Where the identity may come from, before the metadata server.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// The file that `GOOGLE_APPLICATION_CREDENTIALS` names: where it is set, nothing else counts.
     pub credentials_file: Option<PathBuf>,
@@ -30,6 +35,14 @@ pub struct Sources {
     pub gcloud_file: Option<PathBuf>,
     /// Whether a person's credentials may serve: on that person's machine they may, in a cluster not.
     pub allow_user: bool,
+}
+
+impl Sources {
+    /// Refuses what is no path: whoever puts a key itself there must hear of it at once, and not see the key in every binding.
+    pub fn check(&self) -> Result<(), FileError> {
+        let mut paths = self.credentials_file.iter().chain(&self.gcloud_file);
+        if paths.all(|path| file::is_path(path)) { Ok(()) } else { Err(FileError::NoPath) }
+    }
 }
 
 /// An access token. It can't be printed and is wiped when dropped.
@@ -55,10 +68,22 @@ impl Operator {
         let fetch = async {
             match self.files.find().await? {
                 Some(file) => Ok(file.content.account().map(ToString::to_string)),
-                None => self.metadata.email().await.map(Some),
+                None => self.metadata.email().await.map(Some).map_err(|e| self.without_file(e)),
             }
         };
         self.email.get(|_, age| age < EMAIL_KEPT, fetch).await
+    }
+}
+
+impl Operator {
+    /// Where a person may be the caller, no metadata server most often means that this person has not signed in.
+    fn without_file(&self, error: Error) -> Error {
+        match error {
+            Error::Call { action, cause } if self.files.allow_user() => {
+                Error::Unavailable { action, detail: format!("{cause}; {NO_FILE}"), retry_after: None }
+            }
+            error => error,
+        }
     }
 }
 
@@ -67,7 +92,7 @@ impl Caller for Operator {
         let fetch = async {
             let token = match self.files.find().await? {
                 Some(file) => self.files.access_token(&file).await?,
-                None => self.metadata.access_token().await?,
+                None => self.metadata.access_token().await.map_err(|e| self.without_file(e))?,
             };
             Ok(Arc::new(token))
         };
@@ -112,4 +137,23 @@ impl fmt::Debug for AccessToken {
     }
 }
 
+/// Whether the paths are paths, and nothing of what may be something else.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |path: &Option<PathBuf>| {
+            let shown = |path: &Path| {
+                if file::is_path(path) { path.display().to_string() } else { "[redacted]".to_owned() }
+            };
+            path.as_deref().map(shown)
+        };
+        f.debug_struct("Sources")
+            .field("credentials_file", &shown(&self.credentials_file))
+            .field("gcloud_file", &shown(&self.gcloud_file))
+            .field("allow_user", &self.allow_user)
+            .finish()
+    }
+}
+
+const NO_FILE: &str = "no credential file was found: sign in with gcloud auth application-default login, or name a file by \
+                       --google-application-credentials";
 const EMAIL_KEPT: Duration = Duration::from_secs(600);

@@ -58,7 +58,7 @@ impl Bench {
     }
 
     async fn mint_with(&self, source: &Source, credentials: &impl Credentials) -> Result<Minted, Error> {
-        self.minter.mint(source, &Audience::parse(AUDIENCE).unwrap(), credentials).await
+        self.minter.mint(source, &Audience::parse(AUDIENCE).unwrap(), credentials, None).await
     }
 
     /// No text of `error` may hold anything that was issued.

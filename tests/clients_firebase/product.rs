@@ -60,6 +60,14 @@ pub(crate) async fn token_mint(emulator: &Emulator, tenant: &str) {
     let said = claims(&ended.out);
     assert_eq!((&said["firebase"]["tenant"], &said["sub"]), (&json!(tenant), &json!(other)));
 
+    let as_json = [&flag[..], &["--json".to_owned()]].concat();
+    let shown: Value =
+        serde_json::from_str(&mint::mint(&as_json, &spec(None), &batch, None).await.out).unwrap();
+    assert_eq!(
+        (&shown["identity"], &shown["issuer"], &shown["signatureChecked"]),
+        (&json!("orders@example.com"), &json!(ISSUER), &json!(false))
+    );
+
     // Where nobody speaks of an emulator, its tokens are worth nothing, however they come.
     let origin = emulator.origin();
     let endpoint = [format!("--identity-toolkit-url={origin}/identitytoolkit.googleapis.com")];
@@ -81,6 +89,18 @@ pub(crate) async fn token_mint(emulator: &Emulator, tenant: &str) {
             "orders@example.com",
             "wrong",
             "400 INVALID_PASSWORD; the password is wrong: correct Secret user, key password",
+        ),
+        (
+            Some(tenant),
+            "orders@example.com",
+            PASSWORD,
+            "400 INVALID_PASSWORD; the password is wrong: correct Secret user, key password",
+        ),
+        (
+            Some("none-a1b2c"),
+            "orders@example.com",
+            PASSWORD,
+            "400 EMAIL_NOT_FOUND; tenant none-a1b2c has no user with this address: correct Secret user, key email",
         ),
         (
             None,
@@ -185,7 +205,7 @@ fn minter(origin: &str) -> Minter {
 async fn minted(minter: &Minter, tenant: Option<&str>) -> Result<Value, Problem> {
     let binding: IdTokenBinding = binding("shop", "orders", &spec(tenant));
     let Wanted { source, audience, .. } = validate(&binding).unwrap();
-    let minted = minter.mint(&source, &audience, &Steady).await.map_err(Problem::from)?;
+    let minted = minter.mint(&source, &audience, &Steady, None).await.map_err(Problem::from)?;
     Ok(claims(minted.token.expose()))
 }
 

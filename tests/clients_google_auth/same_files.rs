@@ -100,7 +100,8 @@ async fn where_googles_library_goes_another_way_the_difference_is_known() {
 impl Bench {
     async fn start() -> Self {
         let person = format!("user:{PERSON}");
-        let options = [OWNER, BETWEEN, ROBOT].into_iter().fold(google_options(), Options::service_account);
+        let options = Options { whole_seconds: true, ..google_options() };
+        let options = [OWNER, BETWEEN, ROBOT].into_iter().fold(options, Options::service_account);
         let options = options
             .user(developer())
             .provider(Provider::pool(123_456_789_012, "ci", "own", ISSUER))

@@ -42,9 +42,10 @@ async fn first_mint_refresh_and_each_failure() {
 #[tokio::test]
 async fn without_an_access_token_nobody_is_impersonated() {
     let bench = Bench::start(options()).await;
-    let wanted = wanted(AUDIENCE, &source(&[]));
-    // The e-mail address is kept from the first row on.
+    // The e-mail address is kept from here on, and a token is out that no message may hold.
     bench.minter.operator().email().await.unwrap();
+    bench.good(&wanted(AUDIENCE, &json!({"metadataServer": {}}))).await;
+    let wanted = wanted(AUDIENCE, &source(&[]));
     let rows = rows! {
         MetadataToken: Fault::Forbidden => "SourceDenied", Slowly, false, "metadata server, token: HTTP 403", [MetadataToken];
         MetadataToken: Fault::NotFound => "SourceDenied", Slowly, false, "HTTP 404", [MetadataToken];

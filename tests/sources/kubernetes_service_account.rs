@@ -84,7 +84,7 @@ async fn each_failure_of_the_exchange() {
     let bench = bench().await;
     let wanted = wanted(AUDIENCE, &source());
     bench.good(&wanted).await;
-    let oauth = |status, code, description| Fault::OauthError { status, code, description };
+    let oauth = |status, code, description| Fault::OauthError { status, code, description, subtype: None };
     let audience =
         "The audience in ID Token [demo-project.svc.id.goog] does not match the expected audience.";
     let long = "The size of mapped attribute google.subject exceeds the 127 bytes limit. Either modify your attribute mapping or the incoming assertion to produce a mapped attribute that is less than 127 bytes.";

@@ -32,6 +32,14 @@ async fn first_mint_refresh_and_each_failure() {
         SignJwt: Fault::DropConnection => "SourceUnavailable", SOON, false, "the connection broke", [SignJwt];
         SignJwt: Fault::TooLarge => "SourceUnavailable", SOON, false, "the answer is larger than 256 KB", [SignJwt];
         SignJwt: Fault::Garbage => "TokenRejected", SOON, false, "the answer holds no token", [SignJwt];
+        SignJwt: Fault::WrongAudience => "TokenRejected", SOON, false, "the token's audience is", [SignJwt];
+        SignJwt: Fault::WrongIssuer => "TokenRejected", SOON, false, "the token's issuer is", [SignJwt];
+        SignJwt: Fault::WrongSubject => "TokenRejected", SOON, false, "the token's sub is", [SignJwt];
+        SignJwt: Fault::ExpiredToken => "TokenRejected", SOON, false, "the token expired", [SignJwt];
+        SignJwt: Fault::FutureIat => "TokenRejected", SOON, false, "ahead of the operator's clock", [SignJwt];
+        SignJwt: Fault::BadSignature => "TokenRejected", SOON, false, "signature is wrong", [SignJwt];
+        SignJwt: Fault::UnknownKey => "TokenRejected", SOON, false, "signed by a key that its issuer does not publish", [SignJwt];
+        SignJwt: Fault::AlgNone => "TokenRejected", SOON, false, "algorithm is not RS256", [SignJwt];
     };
     bench.table(&wanted, rows, |_| {}).await;
     bench.good(&wanted).await;

@@ -48,7 +48,7 @@ async fn every_step_of_every_source_is_given_up() {
         let bench = kubernetes_service_account::bench().await;
         identity_platform::sign_up(&bench);
         let robot = "robot@demo-project.iam.gserviceaccount.com";
-        bench.credentials.put("key", "key.json", bench.google.create_service_account_key(robot).unwrap());
+        bench.credentials.put("key", "key.json", bench.new_key(robot));
         let wanted = crate::bench::wanted(audience, source);
         if endpoint == Endpoint::SecureToken {
             bench.good(&wanted).await;

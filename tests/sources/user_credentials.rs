@@ -19,6 +19,13 @@ fn file() -> Value {
     json!({"type": "authorized_user", "client_id": CLIENT, "client_secret": SECRET, "refresh_token": TOKEN})
 }
 
+/// Keeps the developer's file.
+fn keep_file(bench: &Bench) {
+    bench.credentials.put("adc", "adc.json", file().to_string());
+    bench.credentials.plant(SECRET);
+    bench.credentials.plant(TOKEN);
+}
+
 fn with_user(scopes: &[&str]) -> Options {
     options().user(User {
         client_id: CLIENT.to_owned(),
@@ -32,7 +39,7 @@ fn with_user(scopes: &[&str]) -> Options {
 #[tokio::test]
 async fn first_mint_refresh_and_each_failure() {
     let bench = Bench::start(with_user(&["openid"])).await;
-    bench.credentials.put("adc", "adc.json", file().to_string());
+    keep_file(&bench);
     let source = source();
     let wanted_client = wanted(CLIENT, &source);
     for _ in ["first mint", "refresh"] {
@@ -40,7 +47,7 @@ async fn first_mint_refresh_and_each_failure() {
         assert_eq!((&claims["aud"], &claims["email"]), (&json!(CLIENT), &json!("developer@example.com")));
         assert_eq!(bench.asked(), [Endpoint::OauthToken]);
     }
-    let oauth = |status, code, description| Fault::OauthError { status, code, description };
+    let oauth = |status, code, description| Fault::OauthError { status, code, description, subtype: None };
     let revoked = "Token has been expired or revoked.";
     let rows = rows! {
         OauthToken: oauth(400, "invalid_grant", revoked) => "CredentialsRefused", OnNewCredential, true, "gcloud auth application-default login", [OauthToken];
@@ -74,16 +81,18 @@ async fn first_mint_refresh_and_each_failure() {
 #[tokio::test]
 async fn a_grant_without_openid_gives_no_id_token() {
     let bench = Bench::start(with_user(&["https://www.googleapis.com/auth/cloud-platform"])).await;
-    bench.credentials.put("adc", "adc.json", file().to_string());
+    keep_file(&bench);
     let problem = bench.obtain(&wanted(CLIENT, &source())).await.map(|_| ()).unwrap_err();
     judge("no openid", &problem, "CredentialsNotAllowed", OnNewCredential, false, "lacks the scope openid");
+    bench.assert_silent("no openid", &problem);
     assert_eq!(bench.asked(), [Endpoint::OauthToken]);
 }
 
 #[tokio::test]
 async fn bad_files_name_secret_and_key_and_nothing_more() {
     let bench = Bench::start(with_user(&["openid"])).await;
-    let key = bench.google.create_service_account_key("robot@demo-project.iam.gserviceaccount.com").unwrap();
+    keep_file(&bench);
+    let key = bench.new_key("robot@demo-project.iam.gserviceaccount.com");
     let with = |field: &str, value: Value| {
         let mut file = file();
         file[field] = value;

@@ -87,7 +87,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let credentials = InFile::new(&name, &manifest, args.subject_token_file);
     process::block_on(async |stop| {
         let http = Http::new().context("the system's CA certificates can't be loaded")?;
-        let operator = Operator::new(&http, &endpoints, args.identity.sources(true));
+        let operator = Operator::new(&http, &endpoints, args.identity.sources(true)?);
         let minter = Minter::new(&http, &endpoints, operator);
         let jwks = Jwks::new(http, keys);
         let verifier = match args.identity_platform_emulator {

@@ -50,13 +50,21 @@ pub enum FileError {
         /// What the system said.
         cause: std::io::ErrorKind,
     },
+    /// Its path is none.
+    #[error(
+        "GOOGLE_APPLICATION_CREDENTIALS, CLOUDSDK_CONFIG and their flags take the path of a file, and one holds something else, perhaps \
+         the content of a file: mount the Secret as a file, and give its path"
+    )]
+    NoPath,
     /// Its content serves for nothing.
-    #[error("credential file {path} {why}; {TAKEN}")]
+    #[error("credential file {path} {why}; {taken}")]
     Unusable {
         /// Where it stands.
         path: String,
         /// What is wrong with it.
         why: Unusable,
+        /// What serves.
+        taken: &'static str,
     },
     /// It is a person's.
     #[error(
@@ -114,6 +122,11 @@ impl Files {
         }
     }
 
+    /// Whether a person's files serve as well.
+    pub(super) fn allow_user(&self) -> bool {
+        self.sources.allow_user
+    }
+
     /// An access token of whom the file stands for.
     pub(super) async fn access_token(&self, file: &Found) -> Result<AccessToken, Error> {
         match &file.content {
@@ -127,13 +140,15 @@ impl Files {
     }
 
     async fn read(&self, path: &Path) -> Result<Found, FileError> {
+        if !is_path(path) {
+            return Err(FileError::NoPath);
+        }
         let name = path.display().to_string();
         let text = tokio::fs::read(path)
             .await
             .map(Zeroizing::new)
             .map_err(|e| FileError::Read { path: name.clone(), cause: e.kind() })?;
-        let content =
-            CredentialFile::parse(&text).map_err(|why| FileError::Unusable { path: name.clone(), why })?;
+        let content = CredentialFile::parse(&text).map_err(|why| self.unusable(path, why))?;
         if content.is_users() && !self.sources.allow_user {
             return Err(FileError::User { path: name });
         }
@@ -147,18 +162,20 @@ impl Files {
             CredentialFile::User(grant) => self.by_user(grant).await,
             CredentialFile::External(external) => self.by_federation(path, external).await,
             // Parsing refuses a chain of them.
-            CredentialFile::Impersonated(_) => Err(unusable(path, Unusable::Field("source_credentials"))),
+            CredentialFile::Impersonated(_) => {
+                Err(self.unusable(path, Unusable::Field("source_credentials")).into())
+            }
         }
     }
 
     async fn by_key(&self, path: &Path, key: &Key) -> Result<AccessToken, Error> {
         if !self.is_public_universe {
-            let jwt = key.self_signed(crate::clock::now()).map_err(|why| unusable(path, why))?;
+            let jwt = key.self_signed(crate::clock::now()).map_err(|why| self.unusable(path, why))?;
             return Ok(AccessToken::new(jwt, LIFE_SECONDS.unsigned_abs()));
         }
         let action = format!("OAuth token for {}", key.account);
         let assertion =
-            self.oauth.assertion(key, ("scope", CLOUD_PLATFORM)).map_err(|why| unusable(path, why))?;
+            self.oauth.assertion(key, ("scope", CLOUD_PLATFORM)).map_err(|why| self.unusable(path, why))?;
         let reply = self.oauth.assert(&action, &assertion).await?;
         answer(&action, &reply, "check that the key still exists and that the clock is right")
     }
@@ -199,6 +216,18 @@ impl Files {
         );
         self.iam.access_token(caller, Target { account, delegates, mend: &mend }).await
     }
+
+    fn unusable(&self, path: &Path, why: Unusable) -> FileError {
+        let taken = if self.sources.allow_user { TAKEN_WITH_USERS } else { TAKEN };
+        FileError::Unusable { path: path.display().to_string(), why, taken }
+    }
+}
+
+/// Whether `path` may be one. Content that was given in its place must not be shown: no file has such a name.
+pub(super) fn is_path(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let longest = if path.is_absolute() { 4096 } else { 255 };
+    bytes.len() <= longest && !bytes.iter().any(|b| *b == b'{' || b.is_ascii_control())
 }
 
 fn answer(action: &str, reply: &Reply, mend: &str) -> Result<AccessToken, Error> {
@@ -208,9 +237,7 @@ fn answer(action: &str, reply: &Reply, mend: &str) -> Result<AccessToken, Error>
     Err(google_error::from_reply(action, reply, mend))
 }
 
-fn unusable(path: &Path, why: Unusable) -> Error {
-    FileError::Unusable { path: path.display().to_string(), why }.into()
-}
-
 const TAKEN: &str = "taken are service_account, external_account (with a file or a URL as credential_source) and \
                      impersonated_service_account";
+const TAKEN_WITH_USERS: &str = "taken are service_account, authorized_user, external_account (with a file or a URL as \
+                                credential_source) and impersonated_service_account";

@@ -91,11 +91,11 @@ async fn a_tenants_user_is_another_one() {
     assert_eq!(error.reason(), Reason::CredentialsRefused);
     assert_eq!(asked(&bench), [Endpoint::SignInWithPassword; 2]);
     let error = bench.mint_with(&source_of(Some("tenant-b")), &credentials).await.unwrap_err();
-    assert_eq!((error.reason(), error.retry()), (Reason::CredentialsRefused, Retry::OnNewCredential));
+    assert_eq!((error.reason(), error.retry()), (Reason::SourceDenied, Retry::Slowly));
     assert_eq!(
         error.to_string(),
-        "Identity Platform, sign-in: HTTP 400 INVALID_TENANT_ID; the API key's project has no tenant tenant-b: correct \
-         spec.source.identityPlatform.tenantId, or Secret project, key apiKey"
+        "Identity Platform, sign-in: HTTP 400 INVALID_TENANT_ID; the project of the API key in Secret project, key apiKey has no tenant \
+         tenant-b for this user: make the tenant, or correct spec.source.identityPlatform.tenantId or the key"
     );
 }
 
@@ -267,6 +267,24 @@ async fn each_refusal_of_a_sign_in_has_its_words() {
 }
 
 #[tokio::test]
+async fn what_may_pass_is_signed_in_for_slowly() {
+    let bench = start().await;
+    let table = [
+        (Fault::TooManyRequests { retry_after: None }, Reason::QuotaExceeded, 300),
+        (Fault::TooManyRequests { retry_after: Some(30) }, Reason::QuotaExceeded, 300),
+        (Fault::TooManyRequests { retry_after: Some(400) }, Reason::QuotaExceeded, 400),
+        (Fault::InternalError, Reason::SourceUnavailable, 30),
+        (Fault::Unavailable, Reason::SourceUnavailable, 30),
+    ];
+    for (version, (fault, reason, seconds)) in ["a", "b", "c", "d", "e"].into_iter().zip(table) {
+        bench.google.set_fault(Endpoint::SignInWithPassword, fault);
+        let error = bench.mint_with(&source(), &Secrets { version, ..good() }).await.unwrap_err();
+        let slowly = Retry::Transient { retry_after: Some(seconds) };
+        assert_eq!((error.reason(), error.retry()), (reason, slowly), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_code_is_not_shown() {
     let bench = start().await;
     let message = Fault::IdentityError("the password correct horse is wrong");
@@ -283,18 +301,22 @@ async fn what_is_no_code_is_not_shown() {
 #[tokio::test]
 async fn an_api_key_that_is_refused_is_told_by_its_place() {
     let bench = start().await;
-    let wrong = secrets("AIzaOther", EMAIL, PASSWORD);
+    let wrong = Secrets { version: "v0", ..secrets("AIzaOther", EMAIL, PASSWORD) };
     let error = bench.mint_with(&source(), &wrong).await.unwrap_err();
     assert_eq!((error.reason(), error.retry()), (Reason::CredentialsRefused, Retry::OnNewCredential));
-    let words = "the API key in Secret project, key apiKey is not valid, or not allowed for this API or from here: put a key there \
-                 that is";
-    assert_eq!(error.to_string(), format!("{SIGN_IN}: HTTP 400 API_KEY_INVALID; {words}"));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{SIGN_IN}: HTTP 400 API_KEY_INVALID; the API key in Secret project, key apiKey is missing or not valid: put a valid one there"
+        )
+    );
+    let words = "the API key in Secret project, key apiKey may not be used for this API or from here: change the key's restrictions, or \
+                 put another one there";
     assert_silent(&bench, &error);
-    pass(11).await;
     bench.google.set_fault_times(Endpoint::SignInWithPassword, Fault::Forbidden, 1);
     let error = bench.mint_with(&source(), &good()).await.unwrap_err();
+    assert_eq!((error.reason(), error.retry()), (Reason::SourceDenied, Retry::Slowly));
     assert_eq!(error.to_string(), format!("{SIGN_IN}: HTTP 403 API_KEY_SERVICE_BLOCKED; {words}"));
-    pass(11).await;
     bench.mint_with(&source(), &good()).await.unwrap();
     bench.google.set_fault_times(Endpoint::SecureToken, Fault::Forbidden, 1);
     let error = bench.mint_with(&source(), &good()).await.unwrap_err();
@@ -319,33 +341,100 @@ async fn a_second_factor_is_refused() {
 }
 
 #[tokio::test]
-async fn twenty_bindings_at_once_sign_in_once() {
+async fn twenty_bindings_at_once_share_one_answer() {
     let bench = start().await;
     let (source, credentials) = (source(), good());
-    let minted = join_all((0..20).map(|_| bench.mint_with(&source, &credentials))).await;
-    assert!(minted.iter().all(Result::is_ok));
-    assert_eq!(bench.google.count(Endpoint::SignInWithPassword), 1);
-    assert_eq!(bench.google.count(Endpoint::SecureToken), 19);
+    for asked_for in [Endpoint::SignInWithPassword, Endpoint::SecureToken] {
+        bench.google.clear_requests();
+        let minted = join_all((0..20).map(|_| bench.mint_with(&source, &credentials))).await;
+        let tokens: Vec<_> = minted.into_iter().map(|minted| minted.unwrap().token).collect();
+        assert!(tokens.iter().all(|token| token.expose() == tokens[0].expose()));
+        assert_eq!(asked(&bench), [asked_for]);
+    }
+    bench.mint_with(&source, &credentials).await.unwrap();
+    assert_eq!(asked(&bench), [Endpoint::SecureToken; 2], "who comes later asks anew");
+}
+
+/// A mint that the annotation with this value forces.
+async fn forced(bench: &Bench, credentials: &Secrets, request: &str) -> Result<Minted, Error> {
+    let audience = Audience::parse(AUDIENCE).unwrap();
+    bench.minter.mint(&source(), &audience, credentials, Some(request)).await
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_sent_once_in_ten_seconds_whoever_asks() {
+async fn a_refused_password_is_sent_once_whoever_asks_and_once_more_for_each_request() {
     let bench = start().await;
+    let sent = || bench.google.count(Endpoint::SignInWithPassword);
     let (source, credentials) = (source(), secrets(API_KEY, EMAIL, "wrong-password"));
     let minted = join_all((0..20).map(|_| bench.mint_with(&source, &credentials))).await;
     for error in minted.into_iter().map(Result::unwrap_err) {
         assert_eq!(error.reason(), Reason::CredentialsRefused);
         assert_silent(&bench, &error);
     }
-    assert_eq!(bench.google.count(Endpoint::SignInWithPassword), 1);
-    pass(5).await;
-    assert!(bench.mint_with(&source, &credentials).await.is_err());
-    assert_eq!(bench.google.count(Endpoint::SignInWithPassword), 1);
-    pass(6).await;
-    assert!(bench.mint_with(&source, &credentials).await.is_err());
-    assert_eq!(bench.google.count(Endpoint::SignInWithPassword), 2, "where somebody asks again on purpose");
+    for _ in 0..3 {
+        pass(1800).await;
+        let error = bench.mint_with(&source, &credentials).await.unwrap_err();
+        assert_eq!((error.reason(), error.retry()), (Reason::CredentialsRefused, Retry::OnNewCredential));
+        assert_eq!(sent(), 1);
+    }
+    for (request, sent_then) in [("a", 2), ("a", 2), ("b", 3), ("a", 3), ("b", 3)] {
+        assert!(forced(&bench, &credentials, request).await.is_err());
+        assert_eq!(sent(), sent_then, "{request}");
+    }
     let corrected = Secrets { version: "v2", ..good() };
     assert!(bench.mint_with(&source, &corrected).await.is_ok(), "a new credential is tried at once");
+}
+
+#[tokio::test]
+async fn a_user_who_is_enabled_again_comes_back_by_a_request() {
+    let bench = start().await;
+    bench.google.set_disabled(EMAIL, true);
+    assert!(forced(&bench, &good(), "before").await.is_err());
+    bench.google.set_disabled(EMAIL, false);
+    assert!(forced(&bench, &good(), "before").await.is_err());
+    assert!(forced(&bench, &good(), "after").await.is_ok());
+    assert!(bench.mint_with(&source(), &good()).await.is_ok(), "nothing is held any more");
+}
+
+#[tokio::test]
+async fn a_sign_in_that_is_to_come_later_is_held_until_then() {
+    let bench = start().await;
+    let later = Fault::IdentityError("TOO_MANY_ATTEMPTS_TRY_LATER : text");
+    bench.google.set_fault_times(Endpoint::SignInWithPassword, later, 1);
+    assert!(bench.mint_with(&source(), &good()).await.is_err());
+    pass(100).await;
+    let error = bench.mint_with(&source(), &good()).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("{SIGN_IN}: HTTP 400 TOO_MANY_ATTEMPTS_TRY_LATER"));
+    let Retry::Transient { retry_after: Some(left) } = error.retry() else { panic!("{error:?}") };
+    assert!((190..=200).contains(&left), "{left} s of the 300 are left");
+    assert_eq!(bench.google.count(Endpoint::SignInWithPassword), 1);
+    pass(201).await;
+    assert!(bench.mint_with(&source(), &good()).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_waits_for_secrets_holds_up_nobody() {
+    /// A namespace whose API server does not answer.
+    struct Silent;
+    impl Credentials for Silent {
+        async fn secrets(&self, _: &[&SecretKey]) -> Result<SecretValues, Problem> {
+            std::future::pending().await
+        }
+        async fn account(&self, _: &str) -> Result<Account, Problem> {
+            std::future::pending().await
+        }
+        async fn subject_token(&self, _: &Account, _: &str) -> Result<SubjectToken, Problem> {
+            std::future::pending().await
+        }
+    }
+    let bench = start().await;
+    let (source, good) = (source(), good());
+    let waiting = join_all((0..200).map(|_| bench.mint_with(&source, &Silent)));
+    tokio::select! {
+        biased;
+        _ = waiting => panic!("nobody answers these"),
+        minted = bench.mint_with(&source, &good) => assert!(minted.is_ok()),
+    }
 }
 
 #[tokio::test]

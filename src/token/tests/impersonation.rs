@@ -171,3 +171,22 @@ async fn access_tokens_that_are_refused_again_are_told() {
     bench.assert_silent(&error);
     assert_eq!(bench.google.count(Endpoint::GenerateIdToken), 2, "twice, not again and again");
 }
+
+#[tokio::test]
+async fn an_api_that_is_switched_off_is_told_apart() {
+    let info = serde_json::json!({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"});
+    let error = serde_json::json!({"error": {"code": 403, "status": "PERMISSION_DENIED", "message": "x", "details": [info]}});
+    let answer = move || async move { (::http::StatusCode::FORBIDDEN, axum::Json(error)) };
+    let (url, _) = http_client::serve(axum::Router::new().fallback(answer)).await;
+    let google = Google::start(granted()).await.unwrap();
+    let (http, endpoints) = (Http::new().unwrap(), Endpoints { iam_credentials: url, ..endpoints(&google) });
+    let operator = Operator::new(&http, &endpoints, Sources::default());
+    let bench = Bench { minter: Minter::new(&http, &endpoints, operator), google };
+    let error = bench.mint(&impersonation(&[])).await.unwrap_err();
+    assert_eq!((error.reason(), error.retry()), (Reason::SourceDenied, Retry::Slowly));
+    assert_eq!(
+        error.to_string(),
+        "generateIdToken for caller@demo-project.iam.gserviceaccount.com: HTTP 403 PERMISSION_DENIED SERVICE_DISABLED; the API is \
+         switched off in the caller's project: gcloud services enable iamcredentials.googleapis.com"
+    );
+}

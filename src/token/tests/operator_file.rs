@@ -48,6 +48,50 @@ async fn error_of(path: &Path) -> Error {
 }
 
 #[tokio::test]
+async fn a_key_in_the_place_of_its_path_is_shown_nowhere() {
+    let key = r#"{"type":"service_account","private_key":"-----BEGIN PRIVATE KEY-----\nplanted"}"#;
+    let error = error_of(Path::new(key)).await;
+    assert_eq!((error.reason(), error.retry()), (Reason::CredentialsNotAllowed, Retry::Slowly));
+    assert!(
+        error
+            .to_string()
+            .ends_with("perhaps the content of a file: mount the Secret as a file, and give its path"),
+        "{error}"
+    );
+    let sources = named(PathBuf::from(key));
+    for text in [error.to_string(), format!("{error:?}"), format!("{sources:?}")] {
+        assert!(!text.contains("planted") && !text.contains("BEGIN"), "{text}");
+    }
+    let (http, bench) = (Http::new().unwrap(), Bench::start(options()).await);
+    let operator = Operator::new(&http, &endpoints(&bench.google), sources);
+    assert!(!format!("{operator:?}").contains("planted"));
+}
+
+#[tokio::test]
+async fn where_a_person_may_be_the_caller_the_mend_says_so() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("key.json");
+    std::fs::write(&path, "[]").unwrap();
+    let google = Google::start(options()).await.unwrap();
+    let http = Http::new().unwrap();
+    let mut endpoints = endpoints(&google);
+    let at = |path| Sources { allow_user: true, ..named(path) };
+    let error = Operator::new(&http, &endpoints, at(path)).email().await.unwrap_err();
+    assert!(
+        error.to_string().contains("; taken are service_account, authorized_user, external_account "),
+        "{error}"
+    );
+    endpoints.metadata = "http://127.0.0.1:1".parse().unwrap();
+    let nobody = Sources { allow_user: true, ..Sources::default() };
+    let error = Operator::new(&http, &endpoints, nobody).email().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::SourceUnavailable);
+    assert!(error.to_string().starts_with("metadata server, email: connection failed: "), "{error}");
+    assert!(error.to_string().contains("; no credential file was found: sign in with gcloud "), "{error}");
+    let error = Operator::new(&http, &endpoints, Sources::default()).email().await.unwrap_err();
+    assert!(!error.to_string().contains("gcloud"), "{error}");
+}
+
+#[tokio::test]
 async fn the_operator_is_the_account_of_its_key_file() {
     let directory = TempDir::new().unwrap();
     let bench = start(&directory, |_| {}).await;

@@ -80,7 +80,7 @@ async fn in_another_universe_the_account_asks_for_itself() {
 async fn each_refusal_says_what_helps() {
     let bench = Bench::start(Options::default()).await;
     let credentials = secret(&bench.google, |_| {});
-    let oauth = |status, code, description| Fault::OauthError { status, code, description };
+    let oauth = |status, code, description| Fault::OauthError { status, code, description, subtype: None };
     let table = [
         (
             oauth(400, "invalid_grant", "Invalid JWT Signature."),

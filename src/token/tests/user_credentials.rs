@@ -108,7 +108,7 @@ async fn a_person_who_must_sign_in_again_is_told_so() {
 #[tokio::test]
 async fn what_is_no_refusal_of_the_credential_is_tried_again() {
     let bench = start(&["openid"]).await;
-    let oauth = |status, code, description| Fault::OauthError { status, code, description };
+    let oauth = |status, code, description| Fault::OauthError { status, code, description, subtype: None };
     let soon = Retry::Transient { retry_after: None };
     let table = [
         (

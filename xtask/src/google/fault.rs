@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use http::{StatusCode, header};
+use serde_json::json;
 
 use super::identity_platform;
 use super::refusal::refuse;
@@ -50,13 +51,18 @@ pub enum Endpoint {
 impl Endpoint {
     /// Whether the endpoint can answer with an ID token or another JWT.
     fn signs(self) -> bool {
-        matches!(self, Self::MetadataIdentity | Self::GenerateIdToken | Self::OauthToken)
+        matches!(self, Self::MetadataIdentity | Self::GenerateIdToken | Self::SignJwt | Self::OauthToken)
             || self.is_identity_platform()
     }
 
     /// Whether Identity Platform answers here.
     fn is_identity_platform(self) -> bool {
         matches!(self, Self::SignInWithPassword | Self::SecureToken)
+    }
+
+    /// Whether IAM Credentials answers here.
+    fn is_iam(self) -> bool {
+        matches!(self, Self::GenerateIdToken | Self::GenerateAccessToken | Self::SignJwt)
     }
 
     /// Whether the endpoint can answer with an access token.
@@ -99,6 +105,17 @@ pub enum Fault {
         code: &'static str,
         /// `error_description`.
         description: &'static str,
+        /// `error_subtype`.
+        subtype: Option<&'static str>,
+    },
+    /// An error in the words of IAM Credentials: `google.rpc.Status`.
+    RpcError {
+        /// The HTTP status.
+        status: u16,
+        /// `status`.
+        code: &'static str,
+        /// `reason` of an `ErrorInfo`, where there is one.
+        reason: Option<&'static str>,
     },
     /// An ID token for another audience.
     WrongAudience,
@@ -110,6 +127,8 @@ pub enum Fault {
     WrongIssuer,
     /// An ID token whose signature does not fit.
     BadSignature,
+    /// A JWT about somebody else: `sub`.
+    WrongSubject,
     /// An ID token with somebody else's e-mail.
     WrongEmail,
     /// An ID token with `email_verified: false`.
@@ -125,7 +144,7 @@ impl Fault {
     pub(super) fn spoils_token(&self) -> bool {
         use Fault::{
             AlgNone, BadSignature, ExpiredToken, FutureIat, UnknownKey, UnverifiedEmail, WrongAudience,
-            WrongEmail, WrongIssuer,
+            WrongEmail, WrongIssuer, WrongSubject,
         };
         matches!(
             self,
@@ -134,6 +153,7 @@ impl Fault {
                 | UnknownKey
                 | WrongIssuer
                 | BadSignature
+                | WrongSubject
                 | WrongEmail
                 | UnverifiedEmail
                 | AlgNone
@@ -147,6 +167,9 @@ impl Fault {
             Self::ExpiredToken => endpoint.signs() || endpoint.gives_access(),
             Self::IdentityError(_) => endpoint.is_identity_platform(),
             Self::OauthError { .. } => matches!(endpoint, Endpoint::Sts | Endpoint::OauthToken),
+            Self::RpcError { .. } => endpoint.is_iam(),
+            // A JWT of the caller's own claims has no e-mail.
+            Self::WrongEmail | Self::UnverifiedEmail => endpoint.signs() && endpoint != Endpoint::SignJwt,
             _ if self.spoils_token() => endpoint.signs(),
             _ => true,
         }
@@ -170,9 +193,20 @@ impl Fault {
             Self::Garbage => reply::body(StatusCode::OK, "text/html", GARBAGE),
             Self::TooLarge => reply::body(StatusCode::OK, "application/json; charset=UTF-8", large_body()),
             Self::IdentityError(message) => identity_platform::refusal(call.endpoint, message),
-            Self::OauthError { status, code, description } => {
-                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST);
-                reply::oauth_error(status, code, description)
+            Self::OauthError { status, code, description, subtype } => {
+                let mut error = json!({ "error": code, "error_description": description });
+                if let Some(subtype) = subtype {
+                    error["error_subtype"] = json!(subtype);
+                }
+                reply::json(status_of(*status), &error)
+            }
+            Self::RpcError { status, code, reason } => {
+                let mut error = json!({ "code": status, "message": RPC_TEXT, "status": code });
+                if let Some(reason) = reason {
+                    let facts = json!({ "service": "iamcredentials.googleapis.com" });
+                    error["details"] = json!([reply::error_info(reason, "googleapis.com", &facts)]);
+                }
+                reply::json(status_of(*status), &json!({ "error": error }))
             }
             _ => return None,
         })
@@ -219,10 +253,17 @@ impl Faults {
     }
 }
 
+fn status_of(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
 /// JSON, so that nothing but its size is wrong.
 fn large_body() -> String {
     format!("{{\"padding\":\"{}\"}}", "x".repeat(LARGE))
 }
+
+/// Not for anybody to show: an error's text may hold what was sent.
+const RPC_TEXT: &str = "The request was refused for its bearer ya29.c.somebodys-token.";
 
 const LARGE: usize = 5 << 20;
 
@@ -251,8 +292,13 @@ mod tests {
         assert!(Fault::WrongIssuer.fits(Endpoint::SecureToken));
         assert!(Fault::IdentityError("USER_DISABLED").fits(Endpoint::SignInWithPassword));
         assert!(!Fault::IdentityError("USER_DISABLED").fits(Endpoint::OauthToken));
-        let oauth = Fault::OauthError { status: 400, code: "invalid_grant", description: "" };
+        let oauth = Fault::OauthError { status: 400, code: "invalid_grant", description: "", subtype: None };
         assert!(oauth.fits(Endpoint::Sts) && oauth.fits(Endpoint::OauthToken));
         assert!(!oauth.fits(Endpoint::SecureToken));
+        let rpc = Fault::RpcError { status: 403, code: "PERMISSION_DENIED", reason: None };
+        assert!(rpc.fits(Endpoint::SignJwt) && rpc.fits(Endpoint::GenerateIdToken));
+        assert!(!rpc.fits(Endpoint::Sts));
+        assert!(Fault::WrongSubject.fits(Endpoint::SignJwt));
+        assert!(!Fault::WrongEmail.fits(Endpoint::SignJwt));
     }
 }

@@ -15,7 +15,7 @@ use super::policy::{Identity, Permission};
 use super::reply::{self, Handled, Reply};
 use super::serve::Call;
 use super::state::{AccountKeys, Simulator, lock};
-use super::token::{AccessToken, IdTokenRequest};
+use super::token::{AccessToken, IdTokenRequest, sign_spoilt, spoil_claims};
 
 /// What a path asks for.
 pub(super) fn endpoint(path: &str) -> Endpoint {
@@ -40,7 +40,7 @@ pub(super) fn handle(sim: &Simulator, call: &Call, fault: Option<&Fault>) -> Han
     match target.method {
         Verb::GenerateIdToken => generate_id_token(sim, &caller, &target, &body, fault),
         Verb::GenerateAccessToken => generate_access_token(sim, &caller, &target, &body, fault),
-        Verb::SignJwt => sign_jwt(sim, &caller, &target, &body),
+        Verb::SignJwt => sign_jwt(sim, &caller, &target, &body, fault),
     }
 }
 
@@ -139,15 +139,21 @@ fn generate_access_token(
     };
     let email = authorise(sim, caller, target, body)?;
     let (token, expires) = sim.mint_access_token(Identity::ServiceAccount(email), scopes, lifetime, fault);
-    // Whole seconds: Google's own Python library reads no fraction.
-    let end = expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let form = if sim.options.whole_seconds { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S.%9fZ" };
+    let end = expires.strftime(form).to_string();
     let answer = json!({ "accessToken": token, "expireTime": end });
     Ok(reply::json(StatusCode::OK, &answer))
 }
 
-fn sign_jwt(sim: &Simulator, caller: &AccessToken, target: &Target, body: &Value) -> Handled {
+fn sign_jwt(
+    sim: &Simulator,
+    caller: &AccessToken,
+    target: &Target,
+    body: &Value,
+    fault: Option<&Fault>,
+) -> Handled {
     let payload = body.get("payload").and_then(Value::as_str).unwrap_or_default();
-    let claims: Value = serde_json::from_str(payload).unwrap_or_default();
+    let mut claims: Value = serde_json::from_str(payload).unwrap_or_default();
     if !claims.is_object() {
         return Err(invalid("payload", "The payload must be a JSON object."));
     }
@@ -156,13 +162,19 @@ fn sign_jwt(sim: &Simulator, caller: &AccessToken, target: &Target, body: &Value
         return Err(invalid("payload", "The claim exp must be no more than 12 hours in the future."));
     }
     let email = authorise(sim, caller, target, body)?;
+    if let Some(fault) = fault {
+        spoil_claims(&mut claims, fault);
+    }
+    let new_key = || SigningKey::generate(&email, sim.now()).map_err(|_| internal());
     let mut keys = lock(&sim.account_keys);
     let system = &mut keys.entry(email.clone()).or_default().system;
-    let key = match system {
+    let published = match system {
         Some(key) => key,
-        None => system.insert(SigningKey::generate(&email, sim.now()).map_err(|_| internal())?),
+        None => system.insert(new_key()?),
     };
-    let signed = key.sign(&claims);
+    let unpublished = if fault == Some(&Fault::UnknownKey) { Some(new_key()?) } else { None };
+    let key = unpublished.as_ref().unwrap_or(published);
+    let signed = sign_spoilt(key, &claims, fault);
     sim.log.issued(&signed);
     Ok(reply::json(StatusCode::OK, &json!({ "keyId": key.kid(), "signedJwt": signed })))
 }

@@ -51,6 +51,8 @@ pub struct Options {
     pub id_token_lifetime: Duration,
     /// Life of access tokens.
     pub access_token_lifetime: Duration,
+    /// IAM Credentials gives the end of an access token without its nanoseconds: Google's Python library reads none.
+    pub whole_seconds: bool,
     /// `max-age` of the published keys.
     pub jwks_max_age: Duration,
     /// `iss` of ID tokens.
@@ -80,6 +82,7 @@ impl Default for Options {
             password_users: Vec::new(),
             id_token_lifetime: Duration::from_secs(3600),
             access_token_lifetime: Duration::from_secs(3600),
+            whole_seconds: false,
             jwks_max_age: Duration::from_secs(21_600),
             issuer: "https://accounts.google.com".into(),
         }

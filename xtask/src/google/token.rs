@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::fault::{Endpoint, Fault};
 use super::identity_platform::PasswordUser;
-use super::keys::{KeyRing, unsigned};
+use super::keys::{KeyRing, SigningKey, unsigned};
 use super::policy::Identity;
 use super::state::{Simulator, lock, unique_id};
 
@@ -112,10 +112,17 @@ impl Simulator {
         let mut keys = lock(keys);
         match fault {
             Some(Fault::UnknownKey) => keys.unpublished(self.now()).sign(claims),
-            Some(Fault::BadSignature) => break_signature(&keys.signing().sign(claims)),
-            Some(Fault::AlgNone) => format!("{}.", unsigned(&json!({ "alg": "none", "typ": "JWT" }), claims)),
-            _ => keys.signing().sign(claims),
+            _ => sign_spoilt(keys.signing(), claims, fault),
         }
+    }
+}
+
+/// The claims signed by the key, or as badly as the fault wants it.
+pub(super) fn sign_spoilt(key: &SigningKey, claims: &Value, fault: Option<&Fault>) -> String {
+    match fault {
+        Some(Fault::BadSignature) => break_signature(&key.sign(claims)),
+        Some(Fault::AlgNone) => format!("{}.", unsigned(&json!({ "alg": "none", "typ": "JWT" }), claims)),
+        _ => key.sign(claims),
     }
 }
 
@@ -182,12 +189,14 @@ fn user_claims(
     claims
 }
 
-fn spoil_claims(claims: &mut Value, fault: &Fault) {
+/// Changes the claims as the fault wants it.
+pub(super) fn spoil_claims(claims: &mut Value, fault: &Fault) {
     let seconds = |name: &str| claims[name].as_i64().unwrap_or_default();
     let (issued, expires) = (seconds("iat"), seconds("exp"));
     match fault {
         Fault::WrongAudience => claims["aud"] = json!("https://wrong-audience.example.com"),
         Fault::WrongIssuer => claims["iss"] = json!("https://wrong-issuer.example.com"),
+        Fault::WrongSubject => claims["sub"] = json!("somebody-else"),
         Fault::WrongEmail => claims["email"] = json!("somebody-else@other-project.iam.gserviceaccount.com"),
         Fault::UnverifiedEmail => claims["email_verified"] = json!(false),
         Fault::ExpiredToken => {

@@ -76,7 +76,7 @@ fn declaration(source: &Path, test: &str, declared: &[Declared]) -> Option<usize
     nearest.all(|(_, _, other)| other == tier).then_some(*index)
 }
 
-/// The module that `file` is in the target compiled from `source`.
+/// The module that `file` is in the target compiled from `source`. Modules of `tests/x.rs` stand in `tests/x`.
 fn module_path(source: &Path, file: &Path) -> Option<Vec<String>> {
     if source == file {
         return Some(Vec::new());
@@ -85,7 +85,9 @@ fn module_path(source: &Path, file: &Path) -> Option<Vec<String>> {
     let mut path: Vec<String> =
         relative.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
     path.pop_if(|last| last == "mod");
-    Some(path)
+    let is_own =
+        path.first().is_some_and(|first| source.file_stem().is_some_and(|own| own == first.as_str()));
+    Some(path.split_off(usize::from(is_own)))
 }
 
 #[cfg(test)]
@@ -123,6 +125,19 @@ mod tests {
         ]);
         assert_eq!(declaration(Path::new("/w/tests/api_crd.rs"), "works", &declared), Some(0));
         assert_eq!(declaration(Path::new("/w/tests/clients_python.rs"), "works", &declared), Some(1));
+    }
+
+    #[test]
+    fn modules_of_an_integration_test_stand_in_its_directory() {
+        let declared = declared(&[
+            ("/w/tests/clients_python/files.rs", "works", Tier::Clients),
+            ("/w/tests/api_crd/files.rs", "works", Tier::Api),
+        ]);
+        let find = |source: &str, test: &str| declaration(Path::new(source), test, &declared);
+        assert_eq!(find("/w/tests/clients_python.rs", "files::works"), Some(0));
+        assert_eq!(find("/w/tests/api_crd.rs", "files::works"), Some(1));
+        assert_eq!(find("/w/tests/api_crd.rs", "works"), None);
+        assert_eq!(find("/w/tests/node_image.rs", "files::works"), None);
     }
 
     #[test]

@@ -130,7 +130,7 @@ async fn a_large_answer_has_5_mb() {
 async fn oauth_errors_are_as_asked() {
     let (google, _) = start().await;
     let description = "The given credential is rejected by the attribute condition.";
-    let fault = Fault::OauthError { status: 400, code: "unauthorized_client", description };
+    let fault = Fault::OauthError { status: 400, code: "unauthorized_client", description, subtype: None };
     for (endpoint, url) in [
         (Endpoint::Sts, format!("{}/v1/token", google.sts_url())),
         (Endpoint::OauthToken, google.oauth_token_url()),
@@ -140,6 +140,41 @@ async fn oauth_errors_are_as_asked() {
         let expected = json!({ "error": "unauthorized_client", "error_description": description });
         assert_eq!((answer.status, answer.json()), (400, expected));
     }
+    let subtype = Some("invalid_rapt");
+    let fault = Fault::OauthError { status: 400, code: "invalid_grant", description: "reauth", subtype };
+    google.set_fault(Endpoint::OauthToken, fault);
+    let expected =
+        json!({ "error": "invalid_grant", "error_description": "reauth", "error_subtype": "invalid_rapt" });
+    assert_eq!(post_form(&google.oauth_token_url(), &[]).await.json(), expected);
+}
+
+#[tokio::test]
+async fn errors_of_iam_are_as_asked() {
+    let (google, bearer) = start().await;
+    let reason = Some("SERVICE_DISABLED");
+    google.set_fault(
+        Endpoint::GenerateIdToken,
+        Fault::RpcError { status: 403, code: "PERMISSION_DENIED", reason },
+    );
+    let answer = generate(&google, &bearer).await;
+    let error = &answer.json()["error"];
+    assert_eq!(
+        (answer.status, &error["code"], &error["status"]),
+        (403, &json!(403), &json!("PERMISSION_DENIED"))
+    );
+    let details = json!([{
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED", "domain": "googleapis.com",
+        "metadata": { "service": "iamcredentials.googleapis.com" },
+    }]);
+    assert_eq!(error["details"], details);
+    let fault = Fault::RpcError { status: 400, code: "INVALID_ARGUMENT", reason: None };
+    google.set_fault(Endpoint::GenerateIdToken, fault);
+    let answer = generate(&google, &bearer).await;
+    let error = &answer.json()["error"];
+    assert_eq!(
+        (answer.status, &error["status"], &error["details"]),
+        (400, &json!("INVALID_ARGUMENT"), &Value::Null)
+    );
 }
 
 #[tokio::test]
@@ -220,6 +255,48 @@ async fn spoilt_signatures_do_not_verify() {
     let (none, _) = spoilt(&google, &bearer, Fault::AlgNone).await;
     assert_eq!(header(&none), json!({ "alg": "none", "typ": "JWT" }));
     assert!(none.ends_with('.'));
+}
+
+#[tokio::test]
+async fn a_jwt_that_an_account_signs_can_be_spoilt_too() {
+    let options =
+        Options::default().service_account(CALLER).allow(OPERATOR_MEMBER, Role::TokenCreator, CALLER);
+    let google = Google::start(options).await.unwrap();
+    let bearer = operator_token(&google).await;
+    let now = crate::clock::now().as_second();
+    let payload = json!({ "iss": CALLER, "sub": CALLER, "aud": AUDIENCE, "iat": now, "exp": now + 3600 });
+    let method = "caller@demo-project.iam.gserviceaccount.com:signJwt";
+    let sign = async |fault: Option<Fault>| {
+        google.clear_faults();
+        if let Some(fault) = fault {
+            google.set_fault(Endpoint::SignJwt, fault);
+        }
+        let answer = call_iam(&google, &bearer, method, json!({ "payload": payload.to_string() })).await;
+        let signed = answer.text("signedJwt");
+        let keys = get(&google.service_account_jwks_url(CALLER)).await.json();
+        let good = header(&signed)["alg"] == "RS256" && verifies(&signed, &keys);
+        (signed, good)
+    };
+    let (whole, good) = sign(None).await;
+    assert!(good);
+    assert_eq!(claims(&whole), payload);
+    for (fault, claim, value) in [
+        (Fault::WrongAudience, "aud", json!("https://wrong-audience.example.com")),
+        (Fault::WrongIssuer, "iss", json!("https://wrong-issuer.example.com")),
+        (Fault::WrongSubject, "sub", json!("somebody-else")),
+        (Fault::ExpiredToken, "exp", json!(now - 600)),
+        (Fault::FutureIat, "iat", json!(now + 3600)),
+    ] {
+        let (signed, good) = sign(Some(fault)).await;
+        assert!(good, "{claim}");
+        assert_eq!(claims(&signed)[claim], value, "{claim}");
+    }
+    for fault in [Fault::BadSignature, Fault::UnknownKey, Fault::AlgNone] {
+        let (signed, good) = sign(Some(fault.clone())).await;
+        assert!(!good, "{fault:?}");
+        assert_eq!(claims(&signed), payload, "{fault:?}");
+    }
+    assert!(sign(None).await.1, "the published key is still the same");
 }
 
 #[tokio::test]

@@ -251,7 +251,7 @@ async fn an_access_token_makes_its_holder_the_account() {
     let answer = call_iam(&google, &bearer, method, body).await;
     assert_eq!(answer.status, 200);
     let end = answer.text("expireTime");
-    assert_eq!(end.len(), "2026-01-01T00:00:00Z".len(), "{end} has no fraction of a second");
+    assert_eq!(end.len(), "2026-01-01T00:00:00.123456789Z".len(), "{end} has nanoseconds");
     let end: jiff::Timestamp = end.parse().unwrap();
     let left = end.as_second() - crate::clock::now().as_second();
     assert!((595..=600).contains(&left), "{left}");
@@ -267,6 +267,18 @@ async fn an_access_token_makes_its_holder_the_account() {
     assert_eq!(call_iam(&google, &callers_own, METHOD, json!({ "audience": "a" })).await.status, 200);
     google.advance_clock(Duration::from_secs(601));
     assert_eq!(call_iam(&google, &callers_own, METHOD, json!({ "audience": "a" })).await.status, 401);
+}
+
+#[tokio::test]
+async fn the_end_of_an_access_token_may_be_given_in_whole_seconds() {
+    let options = Options { whole_seconds: true, ..Options::default() };
+    let options = options.service_account(CALLER).allow(OPERATOR_MEMBER, Role::TokenCreator, CALLER);
+    let google = Google::start(options).await.unwrap();
+    let bearer = operator_token(&google).await;
+    let method = "caller@demo-project.iam.gserviceaccount.com:generateAccessToken";
+    let body = json!({ "scope": ["https://www.googleapis.com/auth/cloud-platform"] });
+    let end = call_iam(&google, &bearer, method, body).await.text("expireTime");
+    assert_eq!((end.len(), end.as_bytes()[19]), ("2026-01-01T00:00:00Z".len(), b'Z'), "{end}");
 }
 
 #[tokio::test]
