@@ -343,6 +343,46 @@ async fn a_kubernetes_service_account_is_its_own_tenant() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn without_the_right_to_make_tokens_the_binding_says_so() {
+    let tenant = "serviceAccount:demo-project.svc.id.goog[shop/app]";
+    let options = options().service_account(ROBOT).allow(tenant, Role::WorkloadIdentityUser, ROBOT);
+    let mut world = World::start(options, ClusterOptions::default()).await;
+    trust_cluster(&world).await;
+    let values = ["sources.kubernetesServiceAccount=true"];
+    world.install(&values).await;
+    let makes_tokens = |rule: &Value| rule["resources"] == json!(["serviceaccounts/token"]);
+    let mut roles = world.render(&values);
+    roles.retain(|o| o["kind"] == "ClusterRole" && o["rules"].as_array().unwrap().iter().any(makes_tokens));
+    assert_eq!(roles.len(), 1);
+    roles[0]["rules"].as_array_mut().unwrap().retain(|rule| !makes_tokens(rule));
+    world.apply(&roles);
+    world.flags.push("--kubernetes-service-accounts".to_owned());
+    world.start_controller().await;
+    world.namespace("shop").await;
+    world.apply(&[account("shop", "app", &json!({"iam.gke.io/gcp-service-account": ROBOT}))]);
+    let source = json!({"audience": AUDIENCE, "source": {"kubernetesServiceAccount": {"name": "app"}}});
+    world.bind("orders", &source).await;
+    let denied = world.wait_condition("orders", "Ready=False/SourceDenied").await;
+    assert_eq!(
+        message(&denied, "Ready"),
+        "token of ServiceAccount shop/app: HTTP 403: the operator may not make tokens here; install the chart with \
+         sources.kubernetesServiceAccount=true"
+    );
+    assert!(
+        conditions(&denied).contains(&"Stalled=False/SourceDenied".to_owned()),
+        "{:?}",
+        conditions(&denied)
+    );
+    assert_eq!(world.google.count(Endpoint::Sts), 0);
+    world.install(&values).await;
+    world.request_refresh("orders").await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    wait_claim(&world, "orders", "email", ROBOT).await;
+    world.end().await;
+}
+
 fn account(namespace: &str, name: &str, annotations: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace, "annotations": annotations}})
 }

@@ -1,19 +1,19 @@
 //! The cluster as the keeper of a binding's own credentials: labelled Secrets and ServiceAccounts of its namespace.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::{
-        authentication::v1::{SelfSubjectReview, TokenRequest, TokenRequestSpec},
+        authentication::v1::SelfSubjectReview,
         core::v1::{Secret, ServiceAccount},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, Client, api::PostParams};
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::sync::OnceCell;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{context::Context, secrets, triggers::Namespaced};
+use super::{context::Context, secrets, token_request, triggers::Namespaced};
 use crate::{
     api::Reason,
     plan::{
@@ -147,53 +147,7 @@ impl Credentials for InCluster<'_> {
     }
 
     async fn subject_token(&self, account: &Account, audience: &str) -> Result<SubjectToken, Problem> {
-        let Account { name, uid, .. } = account;
-        let api = Api::<ServiceAccount>::namespaced(self.client.clone(), self.namespace);
-        let request = TokenRequest {
-            // An account made anew meanwhile is another principal.
-            metadata: ObjectMeta { uid: Some(uid.clone()), ..ObjectMeta::default() },
-            spec: TokenRequestSpec {
-                audiences: vec![audience.to_owned()],
-                expiration_seconds: Some(SUBJECT_TOKEN_SECONDS),
-                bound_object_ref: None,
-            },
-            status: None,
-        };
-        let action = format!("token of ServiceAccount {}/{name}", self.namespace);
-        let slow = |reason, why: &str| Problem::slow(reason, format!("{action}: {why}"));
-        match timeout(TIMEOUT, api.create_token_request(name, &PostParams::default(), &request)).await {
-            Ok(Ok(answer)) => {
-                match answer.status.map(|status| status.token).filter(|token| !token.is_empty()) {
-                    Some(token) => Ok(SubjectToken::new(token)),
-                    None => Err(Problem::transient(
-                        Reason::SourceUnavailable,
-                        format!("{action}: the API server's answer holds none"),
-                    )),
-                }
-            }
-            Ok(Err(kube::Error::Api(status))) => Err(match status.code {
-                404 => account_missing(self.namespace, name),
-                403 => slow(
-                    Reason::SourceDenied,
-                    "HTTP 403: the operator may not make tokens here; install the chart with sources.kubernetesServiceAccount=true",
-                ),
-                400..=499 if status.code != 429 => {
-                    slow(Reason::SourceDenied, &format!("HTTP {} {}", status.code, status.reason))
-                }
-                code => Problem::transient(
-                    Reason::SourceUnavailable,
-                    format!("{action}: HTTP {code} {}", status.reason),
-                ),
-            }),
-            Ok(Err(_)) => Err(Problem::transient(
-                Reason::SourceUnavailable,
-                format!("{action}: the API server gave no usable answer"),
-            )),
-            Err(_) => Err(Problem::transient(
-                Reason::SourceUnavailable,
-                format!("{action}: no answer within {} s", TIMEOUT.as_secs()),
-            )),
-        }
+        token_request::subject_token(self.client, account, audience).await
     }
 }
 
@@ -245,7 +199,3 @@ fn not_served() -> Problem {
          ServiceAccounts; install the chart with sources.kubernetesServiceAccount=true (--kubernetes-service-accounts)",
     )
 }
-
-/// Long enough that the federated token, which does not outlive it, is good for about an hour.
-const SUBJECT_TOKEN_SECONDS: i64 = 3600;
-const TIMEOUT: Duration = Duration::from_secs(10);

@@ -17,6 +17,7 @@ mod memory;
 pub mod obtain;
 mod secrets;
 mod status;
+mod token_request;
 mod triggers;
 
 use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
