@@ -69,7 +69,7 @@ impl KeyArgs {
         let mut urls = KeyUrls {
             google: of("/oauth2/v3/certs")?,
             identity_platform: of("/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com")?,
-            service_account: www("/service_accounts/v1/jwk/{email}"),
+            service_account: www("/service_accounts/v1/metadata/jwk/{email}"),
         };
         for pair in &self.jwks_url {
             let wrong = |mend: &str| WrongUsage(format!("--jwks-url {pair:?} is not valid: {mend}"));
@@ -207,7 +207,10 @@ mod tests {
         );
         let keys = flags(&[]).key_urls().unwrap();
         assert_eq!(keys.google.to_string(), "https://www.googleapis.com/oauth2/v3/certs");
-        assert_eq!(keys.service_account, "https://www.googleapis.com/service_accounts/v1/jwk/{email}");
+        assert_eq!(
+            keys.service_account,
+            "https://www.googleapis.com/service_accounts/v1/metadata/jwk/{email}"
+        );
         assert_eq!(
             keys.identity_platform.to_string(),
             "https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com"

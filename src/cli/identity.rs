@@ -2,7 +2,8 @@
 
 use std::{fmt, path::PathBuf};
 
-use crate::token::operator::{FileError, Sources};
+use super::WrongUsage;
+use crate::token::operator::Sources;
 
 /// Where the operator's own Google identity comes from: the first of these that is there, else the metadata server.
 #[derive(clap::Args)]
@@ -20,9 +21,10 @@ pub(super) struct IdentityArgs {
 
 impl IdentityArgs {
     /// The order of Google's own libraries. `allow_user`: whether a person's credentials may serve.
-    pub(super) fn sources(self, allow_user: bool) -> Result<Sources, FileError> {
+    pub(super) fn sources(self, allow_user: bool) -> Result<Sources, WrongUsage> {
         let sources = self.sources_at_home(allow_user, std::env::var_os("HOME").map(PathBuf::from));
-        sources.check().map(|()| sources)
+        sources.check().map_err(|error| WrongUsage(error.to_string()))?;
+        Ok(sources)
     }
 
     fn sources_at_home(self, allow_user: bool, home: Option<PathBuf>) -> Sources {

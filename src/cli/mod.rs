@@ -35,7 +35,15 @@ enum Command {
 /// Parses the command line and runs what it names. Exit codes: 0 done, 1 failed, 2 wrong usage.
 #[must_use]
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && error.to_string().contains(JWT_BEGINS) => {
+            eprintln!("error: a token stands on the command line; give it on standard input");
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
+    let result = match cli.command {
         Command::Controller(args) => process::block_on(|stop| controller::run(args, stop)),
         Command::Webhook(args) => process::block_on(|stop| webhook::run(args, stop)),
         Command::Crd(args) => crd::run(&args),
@@ -55,6 +63,9 @@ pub fn run() -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct WrongUsage(String);
+
+/// The base64 of `{"`. clap's errors quote the argument that they do not know.
+const JWT_BEGINS: &str = "eyJ";
 
 const EXAMPLES: &str = "Examples:
   idtoken-operator crd | kubectl apply --server-side -f -

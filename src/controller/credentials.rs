@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::OnceCell;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{context::Context, secrets, token_request, triggers::Namespaced};
 use crate::{
@@ -123,26 +123,23 @@ impl InCluster<'_> {
 
 impl Credentials for InCluster<'_> {
     async fn secrets(&self, keys: &[&SecretKey]) -> Result<SecretValues, Problem> {
-        let mut read: BTreeMap<&str, Secret> = BTreeMap::new();
+        let mut read = Read::default();
         let names = distinct(keys.iter().copied());
         for name in &names {
             let secret =
                 secrets::read(self.client, self.namespace, name).await.map_err(|e| unavailable(&e))?;
-            let secret = secret.ok_or_else(|| secret_missing(name))?;
+            let secret = read.insert(name, secret.ok_or_else(|| secret_missing(name))?);
             check_label(name, &secret.metadata)?;
-            read.insert(name, secret);
         }
         let metadata: Vec<&ObjectMeta> =
-            names.iter().filter_map(|name| read.get(name)).map(|s| &s.metadata).collect();
+            names.iter().filter_map(|name| read.0.get(*name)).map(|s| &s.metadata).collect();
         let version = secrets_version(metadata);
         let value = |at: &&SecretKey| {
-            let data = read.get(at.name.as_str()).and_then(|secret| secret.data.as_ref());
+            let data = read.0.get(&at.name).and_then(|secret| secret.data.as_ref());
             let value = data.and_then(|data| data.get(&at.key)).ok_or_else(|| key_missing(at))?;
             Ok(Zeroizing::new(value.0.clone()))
         };
-        let values = keys.iter().map(value).collect::<Result<_, Problem>>();
-        read.into_values().for_each(wipe);
-        Ok(SecretValues { values: values?, version })
+        Ok(SecretValues { values: keys.iter().map(value).collect::<Result<_, Problem>>()?, version })
     }
 
     async fn account(&self, name: &str) -> Result<Account, Problem> {
@@ -164,8 +161,21 @@ fn distinct<'k>(keys: impl Iterator<Item = &'k SecretKey>) -> Vec<&'k str> {
     })
 }
 
-fn wipe(secret: Secret) {
-    secret.data.into_iter().flatten().for_each(|(_, value)| drop(Zeroizing::new(value.0)));
+/// Secrets by name, whose values are wiped however the reading of them ends.
+#[derive(Default)]
+struct Read(BTreeMap<String, Secret>);
+
+impl Read {
+    fn insert(&mut self, name: &str, secret: Secret) -> &Secret {
+        self.0.entry(name.to_owned()).or_insert(secret)
+    }
+}
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        let values = self.0.values_mut().filter_map(|secret| secret.data.as_mut());
+        values.flat_map(BTreeMap::values_mut).for_each(|value| value.0.zeroize());
+    }
 }
 
 fn unavailable(error: &secrets::Error) -> Problem {

@@ -3,7 +3,7 @@
 
 mod cluster_pool;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use self::cluster_pool::ClusterPools;
 use super::{
@@ -105,8 +105,11 @@ impl Federation {
             trust.member
         );
         let asked = Target { account: target, delegates: &[], mend: &mend };
-        let token = self.iam.id_token(&principal, asked, audience).await?;
-        Ok(Minted { token, email: Some(target.to_string()), credential: Some(account.version()) })
+        let token = self.iam.id_token(&principal, asked, audience).await;
+        if token.as_ref().is_err_and(is_forbidden) {
+            principal.forget_older().await;
+        }
+        Ok(Minted { token: token?, email: Some(target.to_string()), credential: Some(account.version()) })
     }
 
     async fn trust(&self, account: &Account, provider: Option<&ProviderName>) -> Result<Trust, Error> {
@@ -127,6 +130,14 @@ impl Federation {
             subject: format!("ns/{namespace}/sa/{name}"),
             subject_audience: own.pool,
         })
+    }
+}
+
+impl<C> Principal<'_, C> {
+    /// Drops a federated token that may be older than what somebody mended: the attributes and the conditions of a provider act
+    /// when a token is exchanged. The next try, which comes slowly, is then judged by what is true now.
+    async fn forget_older(&self) {
+        self.token.forget(|held| held.age() > MENDED_SINCE).await;
     }
 }
 
@@ -160,6 +171,10 @@ impl<C: Credentials> Caller for Principal<'_, C> {
     }
 }
 
+fn is_forbidden(error: &Error) -> bool {
+    matches!(error, Error::Denied { detail, .. } if detail.starts_with("HTTP 403"))
+}
+
 fn too_long(action: &str, subject: &str, detail: &str) -> Problem {
     Problem::slow(
         Reason::SubjectTooLong,
@@ -170,3 +185,6 @@ fn too_long(action: &str, subject: &str, detail: &str) -> Problem {
         ),
     )
 }
+
+/// So many bindings of one account that are refused at once cost one exchange.
+const MENDED_SINCE: Duration = Duration::from_secs(60);

@@ -29,7 +29,8 @@ pub struct Request {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    /// Wiped when dropped, for it may hold a password or a key's assertion.
+    /// Wiped when dropped, for it may hold a password or a key's assertion. That is our copy: the buffers of the connection, which
+    /// are used again, are not wiped.
     body: Zeroizing<Vec<u8>>,
     timeout: Duration,
 }
@@ -40,7 +41,7 @@ pub struct Reply {
     pub status: StatusCode,
     /// Headers.
     pub headers: HeaderMap,
-    /// Body; wiped when dropped, for it may hold a token.
+    /// Body; wiped when dropped, for it may hold a token. That is our copy: the buffers that it came in are not wiped.
     pub body: Zeroizing<Vec<u8>>,
 }
 

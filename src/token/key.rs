@@ -24,6 +24,7 @@ impl Key {
     /// Of `account`, from an unencrypted RSA key in PKCS#8 PEM, as Google makes them.
     pub(super) fn new(account: ServiceAccountEmail, id: String, pem: &str) -> Result<Self, Unusable> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| Unusable::Pem)?;
+        let der = Zeroizing::new(der);
         let pair = KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|_| Unusable::Rsa)?;
         Ok(Self { account, id, pair })
     }

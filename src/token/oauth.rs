@@ -8,7 +8,7 @@ use super::{
     Error,
     credential_file::{Unusable, UserGrant},
     http::{Http, Reply, Request},
-    key::Key,
+    key::{Key, LIFE_SECONDS},
     operator::AccessToken,
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Oauth {
 #[derive(Deserialize)]
 pub(super) struct AccessAnswer {
     access_token: super::credential_file::Hidden,
-    #[serde(default, deserialize_with = "seconds")]
+    #[serde(default = "whole_life", deserialize_with = "seconds")]
     expires_in: u64,
 }
 
@@ -69,7 +69,48 @@ impl AccessAnswer {
     }
 }
 
-/// Seconds that may be absent, null or nonsense: the token then counts as over at once.
+/// Seconds. Where there are none, the life of what was sent for the token; a token with nonsense counts as over at once.
 fn seconds<'de, D: Deserializer<'de>>(value: D) -> Result<u64, D::Error> {
-    Ok(serde_json::Value::deserialize(value)?.as_u64().unwrap_or_default())
+    Ok(match serde_json::Value::deserialize(value)? {
+        serde_json::Value::Null => whole_life(),
+        given => given.as_u64().unwrap_or_default(),
+    })
+}
+
+/// OAuth lets the field be left out. Taken as over, such a token would be asked for anew with every call; taken for too long, it
+/// is replaced when Google refuses it.
+fn whole_life() -> u64 {
+    LIFE_SECONDS.unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_life_that_is_not_said_is_an_hour_and_nonsense_none() {
+        let table = [
+            (r#"{"access_token":"a"}"#, 3370),
+            (r#"{"access_token":"a","expires_in":null}"#, 3370),
+            (r#"{"access_token":"a","expires_in":3600}"#, 3370),
+            (r#"{"access_token":"a","expires_in":100}"#, 70),
+            (r#"{"access_token":"a","expires_in":0}"#, 0),
+            (r#"{"access_token":"a","expires_in":-5}"#, 0),
+            (r#"{"access_token":"a","expires_in":"soon"}"#, 0),
+        ];
+        for (body, fresh_seconds) in table {
+            let body = body.as_bytes().to_vec().into();
+            let reply = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body };
+            let token = AccessAnswer::read("action", &reply).unwrap();
+            assert_eq!(token.is_fresh(), fresh_seconds > 0, "{fresh_seconds}");
+            tokio::time::advance(Duration::from_secs(fresh_seconds)).await;
+            assert_eq!(token.is_fresh(), fresh_seconds > 0, "{fresh_seconds}");
+            tokio::time::advance(Duration::from_secs(10)).await;
+            assert!(!token.is_fresh(), "{fresh_seconds}");
+        }
+    }
 }

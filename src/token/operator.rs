@@ -48,6 +48,7 @@ impl Sources {
 /// An access token. It can't be printed and is wiped when dropped.
 pub struct AccessToken {
     text: Zeroizing<String>,
+    got: Instant,
     fresh_until: Instant,
 }
 
@@ -110,11 +111,16 @@ impl AccessToken {
         // Of a shorter life, the last quarter.
         let life = Duration::from_secs(expires_in_seconds.min(12 * 3600));
         let margin = Duration::from_secs(225).min(life / 4);
-        Self { text, fresh_until: Instant::now() + life.saturating_sub(margin) }
+        let got = Instant::now();
+        Self { text, got, fresh_until: got + life.saturating_sub(margin) }
     }
 
     pub(super) fn is_fresh(&self) -> bool {
         Instant::now() < self.fresh_until
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.got.elapsed()
     }
 
     pub(super) fn expose(&self) -> &str {

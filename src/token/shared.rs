@@ -66,8 +66,9 @@ impl<T: Clone> Shared<T> {
     }
 }
 
-/// What is kept for each of many principals. What nobody asked for in [`KEPT_UNUSED`] is dropped, and of too many the one that
-/// nobody asked for the longest.
+/// What is kept for each of many principals. What nobody asked for in [`KEPT_UNUSED`] is dropped when somebody asks for anything,
+/// at most every [`SWEEP_EVERY`]; and of too many the one that nobody asked for the longest. Where nobody asks for anything any
+/// more, what is there stays.
 pub(super) struct Keyed<K, V>(std::sync::Mutex<Entries<K, V>>);
 
 struct Entries<K, V> {
@@ -89,11 +90,12 @@ impl<K: Clone + Eq + Hash, V: Default> Keyed<K, V> {
     pub(super) fn of(&self, key: &K) -> Arc<V> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
+        entries.sweep(now);
         if let Some(entry) = entries.all.get_mut(key) {
             entry.used = now;
             return entry.value.clone();
         }
-        entries.make_room(now);
+        entries.make_room();
         let value = Arc::<V>::default();
         entries.all.insert(key.clone(), Entry { value: value.clone(), used: now });
         value
@@ -101,11 +103,14 @@ impl<K: Clone + Eq + Hash, V: Default> Keyed<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V> Entries<K, V> {
-    fn make_room(&mut self, now: Instant) {
+    fn sweep(&mut self, now: Instant) {
         if now.duration_since(self.swept) >= SWEEP_EVERY {
             self.swept = now;
             self.all.retain(|_, entry| now.duration_since(entry.used) < KEPT_UNUSED);
         }
+    }
+
+    fn make_room(&mut self) {
         if self.all.len() >= MAX_ENTRIES {
             let oldest = self.all.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
             oldest.map(|key| self.all.remove(&key));
@@ -146,7 +151,8 @@ mod tests {
             tokio::time::advance(Duration::from_secs(3600)).await;
             assert!(Arc::ptr_eq(&first, &look(&keyed, 1).0), "it is asked for each hour");
         }
-        assert_eq!(look(&keyed, 3).1, 2, "1 and 3 are left, 2 is gone");
+        assert_eq!(look(&keyed, 1).1, 1, "2 is gone, though nobody new has come");
+        assert_eq!(look(&keyed, 3).1, 2);
         assert_eq!(format!("{keyed:?}"), "Keyed(2 redacted)");
     }
 

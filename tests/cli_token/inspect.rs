@@ -50,6 +50,9 @@ async fn a_token_in_place_of_a_files_name_is_not_quoted() {
         assert_eq!((ended.code, ended.out.as_str()), (1, ""));
         assert_eq!(ended.err, "error: the argument is no file; give a token on standard input\n");
     }
+    let unquoted = bench.run(&["inspect", "Bearer", &token], "").await;
+    assert_eq!((unquoted.code, unquoted.out.as_str()), (2, ""));
+    assert_eq!(unquoted.err, "error: a token stands on the command line; give it on standard input\n");
     let missing = bench.run(&["inspect", "missing"], "").await;
     assert_eq!(missing.err, "error: missing can't be read: No such file or directory (os error 2)\n");
     let binding = bench.run(&["mint", "-f", "{kind: IdTokenBinding}"], "").await;

@@ -321,6 +321,19 @@ async fn the_operators_identity_is_found_as_googles_libraries_do() {
     assert_token(&ended, "impersonation", CALLER, issuer, AUDIENCE);
     assert_eq!(asked(&bench), [0, 1], "the file that the variable names comes first");
 
+    let content = std::fs::read_to_string(&key).unwrap();
+    let path = std::mem::replace(&mut bench.environment[0].1, content);
+    let ended = bench.mint(&binding(IMPERSONATION), &[]).await;
+    assert_eq!((ended.code, ended.out.as_str()), (2, ""), "wrong usage");
+    assert!(
+        ended.err.starts_with(
+            "error: GOOGLE_APPLICATION_CREDENTIALS, CLOUDSDK_CONFIG and their flags take the path"
+        )
+    );
+    assert!(!ended.err.contains("PRIVATE"), "{}", ended.err);
+    assert_eq!(asked(&bench), [0, 0]);
+    bench.environment[0].1 = path;
+
     bench.file("key.json", "{");
     let ended = bench.mint(&binding(IMPERSONATION), &[]).await;
     assert_refused(&ended, "error: CredentialsNotAllowed: credential file ");

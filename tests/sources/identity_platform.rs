@@ -84,8 +84,10 @@ async fn each_failure_of_the_sign_in() {
         SignInWithPassword: code("INVALID_EMAIL") => "CredentialsRefused", refused, true, "INVALID_EMAIL", [SignInWithPassword];
         SignInWithPassword: code("MISSING_EMAIL") => "CredentialsRefused", refused, true, "MISSING_EMAIL", [SignInWithPassword];
         SignInWithPassword: code("MISSING_PASSWORD") => "CredentialsRefused", refused, true, "MISSING_PASSWORD", [SignInWithPassword];
-        SignInWithPassword: code("INVALID_TENANT_ID") => "CredentialsRefused", refused, true, "INVALID_TENANT_ID", [SignInWithPassword];
-        SignInWithPassword: code("TENANT_ID_MISMATCH") => "CredentialsRefused", refused, true, "TENANT_ID_MISMATCH", [SignInWithPassword];
+        SignInWithPassword: code("INVALID_TENANT_ID") => "SourceDenied", Slowly, false, "INVALID_TENANT_ID", [SignInWithPassword];
+        SignInWithPassword: code("TENANT_ID_MISMATCH") => "SourceDenied", Slowly, false, "TENANT_ID_MISMATCH", [SignInWithPassword];
+        SignInWithPassword: code("TENANT_NOT_FOUND : text") => "SourceDenied", Slowly, false, "TENANT_NOT_FOUND", [SignInWithPassword];
+        SignInWithPassword: Fault::Forbidden => "SourceDenied", Slowly, false, "Secret user, key apiKey", [SignInWithPassword];
         SignInWithPassword: code("TOO_MANY_ATTEMPTS_TRY_LATER : Access to this account has been temporarily disabled due to many failed login attempts.") => "QuotaExceeded", minutes, false, "TOO_MANY_ATTEMPTS_TRY_LATER", [SignInWithPassword];
         SignInWithPassword: code("QUOTA_EXCEEDED") => "QuotaExceeded", minutes, false, "QUOTA_EXCEEDED", [SignInWithPassword];
         SignInWithPassword: code("PASSWORD_LOGIN_DISABLED") => "SourceDenied", Slowly, false, "PASSWORD_LOGIN_DISABLED", [SignInWithPassword];
@@ -96,10 +98,10 @@ async fn each_failure_of_the_sign_in() {
         SignInWithPassword: code("INVALID_RECAPTCHA_TOKEN") => "SourceDenied", Slowly, false, "reCAPTCHA", [SignInWithPassword];
         SignInWithPassword: code("BLOCKING_FUNCTION_ERROR_RESPONSE : HTTP Cloud Function returned an error: secret words") => "SourceDenied", Slowly, false, "BLOCKING_FUNCTION_ERROR_RESPONSE", [SignInWithPassword];
         SignInWithPassword: code("A_CODE_FROM_THE_FUTURE : secret words") => "SourceDenied", Slowly, false, "A_CODE_FROM_THE_FUTURE", [SignInWithPassword];
-        SignInWithPassword: Fault::TooManyRequests { retry_after: Some(40) } => "QuotaExceeded", after(40), false, "HTTP 429", [SignInWithPassword];
-        SignInWithPassword: Fault::Forbidden => "CredentialsRefused", refused, true, "the API key in Secret user, key apiKey is not valid, or not allowed", [SignInWithPassword];
-        SignInWithPassword: Fault::InternalError => "SourceUnavailable", SOON, false, "HTTP 500", [SignInWithPassword];
-        SignInWithPassword: Fault::Unavailable => "SourceUnavailable", SOON, false, "HTTP 503", [SignInWithPassword];
+        SignInWithPassword: Fault::TooManyRequests { retry_after: Some(40) } => "QuotaExceeded", minutes, false, "HTTP 429", [SignInWithPassword];
+        SignInWithPassword: Fault::InternalError => "SourceUnavailable", after(30), false, "HTTP 500", [SignInWithPassword];
+        SignInWithPassword: Fault::Unavailable => "SourceUnavailable", after(30), false, "HTTP 503", [SignInWithPassword];
+        SignInWithPassword: Fault::Forbidden => "SourceDenied", Slowly, false, "Secret user, key apiKey", [SignInWithPassword];
         SignInWithPassword: Fault::DropConnection => "SourceUnavailable", SOON, false, "the connection broke", [SignInWithPassword];
         SignInWithPassword: Fault::TooLarge => "SourceUnavailable", SOON, false, "the answer is larger than 256 KB", [SignInWithPassword];
         SignInWithPassword: Fault::Garbage => "TokenRejected", SOON, false, "the answer holds no token", [SignInWithPassword];
@@ -150,7 +152,7 @@ async fn each_failure_of_a_refresh() {
     }
     // A key that was restricted meanwhile is refused for both.
     let rows = rows! {
-        SecureToken: Fault::Forbidden => "CredentialsRefused", OnNewCredential, true, "the API key in Secret user, key apiKey is not valid, or not allowed", [SecureToken];
+        SecureToken: Fault::Forbidden => "SourceDenied", Slowly, false, "change the key's restrictions", [SecureToken];
     };
     bench.table(&wanted, rows, |_| {}).await;
     bench.credentials.touch();
@@ -181,7 +183,7 @@ async fn wrong_passwords_keys_and_second_factors_are_refused_for_good() {
     bench.credentials.put("user", "password", WRONG_PASSWORD);
     refuse("a wrong password", "INVALID_LOGIN_CREDENTIALS").await;
     bench.google.set_enumeration_protection(false);
-    bench.credentials.touch(); // the same state of the Secret is not sent again so soon
+    bench.credentials.touch(); // the same state of the Secret is not sent again
     refuse("a wrong password in an older project", "INVALID_PASSWORD").await;
     bench.credentials.put("user", "email", "nobody@example.com");
     refuse("an unknown user in an older project", "EMAIL_NOT_FOUND").await;

@@ -196,6 +196,25 @@ async fn a_federated_token_is_replaced_before_its_end_and_where_it_is_refused() 
 }
 
 #[tokio::test]
+async fn who_is_refused_with_an_old_token_comes_back_with_a_new_one() {
+    let (bench, accounts) = (Bench::start(options()).await, app(ISSUER));
+    bench.mint_with(&elsewhere(), &accounts).await.unwrap();
+    let refused = async |exchanges: usize| {
+        bench.google.set_fault_times(Endpoint::GenerateIdToken, Fault::Forbidden, 1);
+        let error = bench.mint_with(&elsewhere(), &accounts).await.unwrap_err();
+        assert_eq!((error.reason(), error.retry()), (Reason::SourceDenied, Retry::Slowly));
+        assert_eq!(bench.google.count(Endpoint::Sts), exchanges);
+    };
+    refused(1).await;
+    refused(1).await;
+    pass(61).await;
+    refused(1).await;
+    refused(2).await;
+    bench.mint_with(&elsewhere(), &accounts).await.unwrap();
+    assert_eq!(bench.google.count(Endpoint::Sts), 2, "the new one is kept");
+}
+
+#[tokio::test]
 async fn a_machine_that_is_not_gke_is_told_what_to_name() {
     let bench = Bench::start(Options { cluster: None, ..options() }).await;
     let error = bench.mint_with(&gke(), &app(ISSUER)).await.unwrap_err();

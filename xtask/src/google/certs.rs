@@ -54,7 +54,7 @@ impl Form {
 fn account_keys(path: &str) -> Option<(Form, String)> {
     let of = |prefix: &str, form| Some((form, decode_segment(path.strip_prefix(prefix)?)));
     of(ACCOUNT_JWKS_PATH, Form::Jwk)
-        .or_else(|| of("/service_accounts/v1/metadata/jwk/", Form::Jwk))
+        .or_else(|| of(SECURE_TOKEN_JWKS_PATH, Form::Jwk))
         .or_else(|| of("/service_accounts/v1/metadata/x509/", Form::X509))
         .or_else(|| of(ROBOT_X509_PATH, Form::X509))
 }
@@ -84,7 +84,10 @@ pub(super) const JWKS_PATH: &str = "/oauth2/v3/certs";
 pub(super) const CERTS_V1_PATH: &str = "/oauth2/v1/certs";
 
 /// Before a service account's e-mail: its keys as a JWKS.
-pub(super) const ACCOUNT_JWKS_PATH: &str = "/service_accounts/v1/jwk/";
+pub(super) const ACCOUNT_JWKS_PATH: &str = "/service_accounts/v1/metadata/jwk/";
+
+/// The same for the account behind Identity Platform, as verifiers of its tokens have it.
+pub(super) const SECURE_TOKEN_JWKS_PATH: &str = "/service_accounts/v1/jwk/";
 
 /// The account whose keys sign Identity Platform's ID tokens.
 pub(super) const SECURE_TOKEN_ACCOUNT: &str = "securetoken@system.gserviceaccount.com";

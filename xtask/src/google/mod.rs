@@ -164,7 +164,8 @@ impl Google {
     /// Identity Platform's keys as a JWKS, the whole URL.
     #[must_use]
     pub fn secure_token_jwks_url(&self) -> String {
-        self.service_account_jwks_url(certs::SECURE_TOKEN_ACCOUNT)
+        let (path, account) = (certs::SECURE_TOKEN_JWKS_PATH, certs::SECURE_TOKEN_ACCOUNT);
+        format!("{}{path}{account}", self.sim.origins.oauth)
     }
 
     /// The numeric unique ID of an account: `sub` of its ID tokens.

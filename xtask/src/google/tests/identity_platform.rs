@@ -117,7 +117,7 @@ async fn the_tokens_have_keys_of_their_own() {
     assert_eq!(google.count(Endpoint::ServiceAccountKeys), 3);
     assert_eq!(
         google.service_account_jwks_url_template(),
-        format!("{origin}/service_accounts/v1/jwk/{{email}}")
+        format!("{origin}/service_accounts/v1/metadata/jwk/{{email}}")
     );
 }
 
