@@ -49,8 +49,6 @@ pub(super) async fn apply(
     entry: &mut Entry,
 ) -> Outcome {
     let secret = facts.secret.clone();
-    let credential = facts.credential.as_deref();
-    let (key, refusal) = (attempt_key(wanted, credential), refusal_key(wanted, credential));
     match decision {
         Decision::Rest => Outcome { secret, problem: None, next: None },
         Decision::Keep { next } => {
@@ -66,6 +64,7 @@ pub(super) async fn apply(
             Outcome { secret, problem: Some(problem), next }
         }
         Decision::Mint { restores } => {
+            let credential = facts.credential.as_deref();
             match first_seen_then_mint(ctx, binding, owner, wanted, &facts, entry).await {
                 Ok(Minted::Published(ours)) => {
                     entry.attempts = None;
@@ -78,17 +77,17 @@ pub(super) async fn apply(
                     let mut next = life.map(|life| refresh_at(life, wanted.refresh_percent, &owner.uid));
                     if let Some(life) = life.filter(|_| next.is_some_and(|next| next <= now)) {
                         // Due as soon as it is there: our clock is fast, or the source hands out old tokens.
-                        next = Some(ask_later(entry, &key, owner, life.expires, now));
+                        next = Some(ask_later(entry, wanted, credential, owner, life.expires, now));
                     }
                     Outcome { secret: Observed::Ours(ours), problem: None, next }
                 }
                 Ok(Minted::Same(expires)) => {
                     entry.attempts = None;
-                    let next = ask_later(entry, &key, owner, expires, clock::now());
+                    let next = ask_later(entry, wanted, credential, owner, expires, clock::now());
                     Outcome { secret, problem: None, next: Some(next) }
                 }
                 Err(failed) => {
-                    let next = note_failure(entry, key, refusal, owner, &failed.problem);
+                    let next = note_failure(entry, wanted, credential, owner, &failed.problem);
                     Outcome { secret: failed.secret.unwrap_or(secret), problem: Some(failed.problem), next }
                 }
             }
@@ -97,9 +96,16 @@ pub(super) async fn apply(
 }
 
 /// Notes that the source is not to be asked again for a while, and says until when.
-fn ask_later(entry: &mut Entry, key: &str, owner: &Owner, expires: Timestamp, now: Timestamp) -> Timestamp {
+fn ask_later(
+    entry: &mut Entry,
+    wanted: &Wanted,
+    credential: Option<&str>,
+    owner: &Owner,
+    expires: Timestamp,
+    now: Timestamp,
+) -> Timestamp {
     let until = ask_again_at(now, expires, &owner.uid);
-    entry.ask_again = Some(Pause { key: key.to_owned(), noted_at: now, until });
+    entry.ask_again = Some(Pause { key: attempt_key(wanted, credential), noted_at: now, until });
     until
 }
 
@@ -247,18 +253,17 @@ fn write_failed(error: &secrets::Error) -> Problem {
 
 fn note_failure(
     entry: &mut Entry,
-    key: String,
-    refusal: String,
+    wanted: &Wanted,
+    credential: Option<&str>,
     owner: &Owner,
     problem: &Problem,
 ) -> Option<Timestamp> {
     let now = clock::now();
     if problem.retry == Retry::OnNewCredential {
-        // Whatever becomes of the clock.
-        let pause = Pause { key: refusal, noted_at: Timestamp::UNIX_EPOCH, until: Timestamp::MAX };
-        entry.attempts = Some(Attempts { failures: 1, pause, problem: problem.clone() });
+        entry.attempts = Some(Attempts::for_good(refusal_key(wanted, credential), problem.clone()));
         return None;
     }
+    let key = attempt_key(wanted, credential);
     let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
     let failures = earlier.saturating_add(1);
     let until = retry_at(now, problem.retry, failures, &owner.uid)?;

@@ -103,3 +103,12 @@ pub struct Attempts {
     /// What came of the last try.
     pub problem: Problem,
 }
+
+impl Attempts {
+    /// A try with this `key` that is never made again, whatever becomes of the clock.
+    #[must_use]
+    pub fn for_good(key: String, problem: Problem) -> Self {
+        let pause = Pause { key, noted_at: Timestamp::UNIX_EPOCH, until: Timestamp::MAX };
+        Self { failures: 1, pause, problem }
+    }
+}

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{
-    Attempts, Pause, Problem, Retry,
+    Attempts, Problem, Retry,
     secret::{Record, sha256_hex},
 };
 use crate::api::{ConditionType, IdTokenBindingStatus, Reason, condition::Stall};
@@ -98,8 +98,7 @@ pub fn refused_before(status: &IdTokenBindingStatus, key: &str) -> Option<Attemp
         (None, None) => (refused, "Google refused this credential before; give another one".to_owned()),
     };
     let problem = Problem { reason, message, retry: Retry::OnNewCredential };
-    let pause = Pause { key: key.to_owned(), noted_at: Timestamp::UNIX_EPOCH, until: Timestamp::MAX };
-    Some(Attempts { failures: 1, pause, problem })
+    Some(Attempts::for_good(key.to_owned(), problem))
 }
 
 fn refused_attempt(attempts: &Attempts) -> Option<String> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::plan::refresh::Lifetime;
+use crate::plan::{Pause, refresh::Lifetime};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
