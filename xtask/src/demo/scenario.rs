@@ -125,7 +125,7 @@ async fn token_in_secret(show: &mut Show, ground: &Ground) -> anyhow::Result<Cla
     show.command(
         "kubectl -n idtoken-demo get secret orders-idtoken -o jsonpath='{.data.id_token}' | base64 -d",
     );
-    let claims = claims(&secret)?;
+    let claims = Claims::in_secret(&secret)?;
     show.say(format_args!("  iss    {}", claims.iss));
     show.say(format_args!("  aud    {}", claims.aud));
     show.say(format_args!("  email  {}", claims.identity()));
@@ -145,16 +145,17 @@ async fn refresh(show: &mut Show, ground: &Ground, first: &Claims) -> anyhow::Re
     show.step("The token is replaced before it expires");
     let lifetime = super::TOKEN_LIFETIME.as_secs();
     show.say(format_args!("tokens live {lifetime} s here, an hour at Google; waiting for the refresh …"));
-    let is_later = |secret: &Secret| claims(secret).is_ok_and(|claims| claims.expires() > first.expires());
+    let is_later =
+        |secret: &Secret| Claims::in_secret(secret).is_ok_and(|claims| claims.expires() > first.expires());
     let expected = format!("a token with exp after {}", first.expires());
-    let seen = |secret: &Secret| match claims(secret) {
+    let seen = |secret: &Secret| match Claims::in_secret(secret) {
         Ok(claims) => format!("a token with exp {}", claims.expires()),
         Err(error) => error.to_string(),
     };
     let api: Api<Secret> = Api::namespaced(ground.client(), DEMO);
     let secret = until(api, SECRET, &expected, super::TOKEN_LIFETIME * 2, is_later, seen).await?;
     let at = now();
-    let next = claims(&secret)?;
+    let next = Claims::in_secret(&secret)?;
     expect("the refresh before the old token's exp", at < first.expires(), format_args!("it came at {at}"))?;
     let left = first.expires().duration_since(at).as_secs();
     show.say(format_args!("refreshed at {}, {left} s before the old token's end", seconds(at)));
@@ -237,12 +238,6 @@ fn bundle(configuration: &MutatingWebhookConfiguration) -> &[u8] {
 
 fn owns_bundle(entry: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry) -> bool {
     entry.fields_v1.as_ref().is_some_and(|fields| fields.0.to_string().contains("f:caBundle"))
-}
-
-fn claims(secret: &Secret) -> anyhow::Result<Claims> {
-    let data = secret.data.as_ref().and_then(|data| data.get("id_token"));
-    let ByteString(token) = data.context("no key id_token in the Secret")?;
-    Claims::of(token)
 }
 
 fn owner(secret: &Secret) -> String {

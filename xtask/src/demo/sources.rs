@@ -5,7 +5,6 @@ mod rows;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -101,7 +100,7 @@ async fn tokens(show: &mut Show, ground: &Ground, google: &Google) -> anyhow::Re
     let mut lines = vec![["SOURCE", "IDENTITY", "AUDIENCE", "ISSUER", "EXPIRES"].map(str::to_owned).to_vec()];
     for row in &ROWS {
         let secret = secret(ground, row).await?;
-        let claims = claims(&secret)?;
+        let claims = Claims::in_secret(&secret)?;
         let seen = format!("{} {} {}", claims.iss, claims.identity(), claims.aud);
         let expected = format!("{}: a token {} {} {}", row.binding, row.issuer, row.identity, row.audience);
         expect(expected, seen == format!("{} {} {}", row.issuer, row.identity, row.audience), &seen)?;
@@ -234,12 +233,6 @@ async fn secret(ground: &Ground, row: &Row) -> anyhow::Result<Secret> {
     api.get(&row.secret())
         .await
         .with_context(|| format!("{} is Ready, but its Secret can't be read", row.binding))
-}
-
-fn claims(secret: &Secret) -> anyhow::Result<Claims> {
-    let data = secret.data.as_ref().and_then(|data| data.get("id_token"));
-    let ByteString(token) = data.context("no key id_token in the Secret")?;
-    Claims::of(token)
 }
 
 const SOON: Duration = Duration::from_secs(60);

@@ -4,6 +4,8 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use serde::Deserialize;
 
 /// The claims that the demo shows.
@@ -18,6 +20,13 @@ pub(super) struct Claims {
 }
 
 impl Claims {
+    /// Reads the claims of the token in a binding's Secret.
+    pub(super) fn in_secret(secret: &Secret) -> anyhow::Result<Self> {
+        let data = secret.data.as_ref().and_then(|data| data.get("id_token"));
+        let ByteString(token) = data.context("no key id_token in the Secret")?;
+        Self::of(token)
+    }
+
     /// Reads the claims of a token. An error never quotes it.
     pub(super) fn of(token: &[u8]) -> anyhow::Result<Self> {
         let parts: Vec<&[u8]> = token.split(|byte| *byte == b'.').collect();
