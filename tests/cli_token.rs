@@ -5,6 +5,8 @@
 mod bad_files;
 #[path = "cli_token/emulator.rs"]
 mod emulator;
+#[path = "common/google_flags.rs"]
+mod google_flags;
 #[path = "cli_token/inspect.rs"]
 mod inspect;
 #[path = "cli_token/mint.rs"]
@@ -66,22 +68,9 @@ impl Bench {
 
     /// The program with those of Google's endpoints that its subcommand knows, on a thread that the simulator does not need.
     async fn run(&self, arguments: &[&str], stdin: &str) -> Ended {
-        let google = &self.google;
-        let apis = [
-            format!("--metadata-url={}", google.metadata_url()),
-            format!("--iam-credentials-url={}", google.iam_credentials_url()),
-            format!("--sts-url={}", google.sts_url()),
-            format!("--oauth-token-url={}", google.oauth_token_url()),
-            format!("--identity-toolkit-url={}", google.identity_toolkit_url()),
-            format!("--secure-token-url={}", google.secure_token_url()),
-        ];
-        let keys = [
-            format!("--jwks-url=https://accounts.google.com={}", google.jwks_url()),
-            format!("--jwks-url=https://securetoken.google.com={}", google.secure_token_jwks_url()),
-            format!("--jwks-url=gserviceaccount.com={}", google.service_account_jwks_url_template()),
-        ];
+        let apis = google_flags::apis(&self.google);
         let apis = apis.into_iter().filter(|_| arguments.first() == Some(&"mint"));
-        let endpoints = apis.chain(keys).filter(|_| !arguments.is_empty());
+        let endpoints = apis.chain(google_flags::keys(&self.google)).filter(|_| !arguments.is_empty());
         let arguments: Vec<_> =
             ["token"].iter().chain(arguments).map(|a| (*a).to_owned()).chain(endpoints).collect();
         let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));

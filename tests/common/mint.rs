@@ -1,12 +1,12 @@
 //! `idtoken-operator token mint` in a home of its own and with nothing of our environment.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+use tokio::process::Command;
 
-use super::binding;
+use super::{binding, child};
 
 /// How the program ended.
 pub struct Ended {
@@ -27,22 +27,14 @@ pub async fn mint(
     let items: Vec<_> = [&[binding][..], objects].concat();
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
     let home = TempDir::new().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"))
+    let mut program = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
+    program
         .args(["token", "mint", "--file=-"])
         .args(flags)
         .env_clear()
         .env("HOME", home.path())
-        .envs(credentials_file.map(|file| ("GOOGLE_APPLICATION_CREDENTIALS", file)))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let _ = stdin.write_all(list.as_bytes()).await; // wrong usage ends it before it reads
-    drop(stdin);
-    let output = timeout(Duration::from_secs(60), child.wait_with_output()).await.unwrap().unwrap();
+        .envs(credentials_file.map(|file| ("GOOGLE_APPLICATION_CREDENTIALS", file)));
+    let output = child::output(&mut program, &list).await;
     Ended {
         code: output.status.code().unwrap(),
         out: String::from_utf8(output.stdout).unwrap(),

@@ -10,8 +10,10 @@
     unreachable_pub
 )]
 
+pub mod child;
 pub mod emulator;
 pub mod envoy;
+mod google_flags;
 pub mod http_client;
 pub mod leaks;
 pub mod mint;
@@ -86,17 +88,7 @@ pub fn google_options() -> Options {
 
 /// The flags that send the operator to the simulator instead of Google.
 pub fn google_flags(google: &Google) -> Vec<String> {
-    vec![
-        format!("--metadata-url={}", google.metadata_url()),
-        format!("--iam-credentials-url={}", google.iam_credentials_url()),
-        format!("--sts-url={}", google.sts_url()),
-        format!("--identity-toolkit-url={}", google.identity_toolkit_url()),
-        format!("--secure-token-url={}", google.secure_token_url()),
-        format!("--oauth-token-url={}", google.oauth_token_url()),
-        format!("--jwks-url=https://accounts.google.com={}", google.jwks_url()),
-        format!("--jwks-url=https://securetoken.google.com={}", google.secure_token_jwks_url()),
-        format!("--jwks-url=gserviceaccount.com={}", google.service_account_jwks_url_template()),
-    ]
+    [google_flags::apis(google), google_flags::keys(google)].concat()
 }
 
 pub fn member(email: &str) -> String {
