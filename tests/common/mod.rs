@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+pub mod admissions;
 pub mod child;
 pub mod emulator;
 pub mod envoy;
