@@ -18,6 +18,7 @@ mod google_flags;
 pub mod http_client;
 pub mod leaks;
 pub mod mint;
+pub mod mounted;
 pub mod python;
 
 use std::{
