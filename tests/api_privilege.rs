@@ -5,9 +5,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-
-use common::{AUDIENCE, OPERATOR_NAMESPACE, SOON, World, claims};
+use common::{OPERATOR_NAMESPACE, SOON, World, claims};
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
