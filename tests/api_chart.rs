@@ -228,11 +228,7 @@ fn scoped_mode_needs_nothing_of_the_cluster_but_the_kinds_the_registration_and_w
     assert_eq!(places.keys().collect::<Vec<_>>(), ["(cluster)", "idtoken-system", "shop", "stock"]);
     assert_eq!(
         kinds("(cluster)"),
-        [
-            "MutatingWebhookConfiguration",
-            "ValidatingAdmissionPolicy",
-            "ValidatingAdmissionPolicyBinding"
-        ]
+        ["MutatingWebhookConfiguration", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]
     );
     assert_eq!(kinds("shop"), ["Role", "RoleBinding"]);
     assert_eq!(kinds("stock"), ["Role", "RoleBinding"]);

@@ -51,8 +51,10 @@ fn token_attempts() -> Vec<Attempt> {
         post(path, json!({"spec": spec}), if refused.is_empty() { "" } else { &refusal })
     };
     let server = "https://kubernetes.default.svc.cluster.local";
-    let pool = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/providers/cluster";
-    let https = "https://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/providers/cluster";
+    let pool =
+        "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/providers/cluster";
+    let https =
+        "https://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/providers/cluster";
     let mut attempts = vec![
         asking(&[], server),
         asking(&[server], server),
@@ -220,12 +222,7 @@ async fn the_webhook_writes_its_own_authority_only() {
             Value::Null,
             &refused("idtoken-system/idtoken-operator-webhook-tls"),
         ),
-        Attempt::new(
-            "PUT",
-            &named(OPERATOR_NAMESPACE, own),
-            of(OPERATOR_NAMESPACE, own, "Opaque"),
-            "",
-        ),
+        Attempt::new("PUT", &named(OPERATOR_NAMESPACE, own), of(OPERATOR_NAMESPACE, own, "Opaque"), ""),
     ];
     assert_bound(&world, &webhook, policy, &attempts).await;
     assert_free_without(&world, &webhook, policy, &attempts).await;
