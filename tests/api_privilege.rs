@@ -5,13 +5,23 @@
 
 mod common;
 
-use common::{OPERATOR_NAMESPACE, SOON, World, claims};
+use std::collections::BTreeSet;
+
+use common::{
+    AUDIENCE, OPERATOR_NAMESPACE, SOON, World, audit::Audit, binding, claims, conditions, google_options,
+};
+use idtoken_operator::api::IdTokenBinding;
 use kube::{
-    Client, Config,
+    Api, Client, Config,
+    api::PostParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
-use xtask::{cluster::ClusterOptions, google::Options, process::wait_for};
+use xtask::{
+    cluster::ClusterOptions,
+    google::{Options, Role},
+    process::wait_for,
+};
 
 const CONTROLLER: &str = "idtoken-operator-controller";
 const WEBHOOK: &str = "idtoken-operator-webhook";
@@ -247,6 +257,61 @@ async fn an_account_with_a_name_of_the_users_is_bound_in_scoped_mode_too() {
          account for anything else",
     );
     assert_bound(&world, &client(&world, "mine").await, "scoped-controller-secrets", &[create]).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn tokens_are_made_only_of_accounts_that_bindings_of_their_namespace_name() {
+    let robot = "robot@demo-project.iam.gserviceaccount.com";
+    let everybody = ["shop/app", "shop/other", "bank/teller", "bank/app", "vault/app"];
+    let options = everybody.iter().fold(google_options().service_account(robot), |options, account| {
+        let tenant = format!("serviceAccount:demo-project.svc.id.goog[{account}]");
+        options.allow(&tenant, Role::WorkloadIdentityUser, robot)
+    });
+    let audit = Audit::new();
+    let mut world = World::start(options, audit.options()).await;
+    world.trust_cluster().await;
+    world.install(&["sources.kubernetesServiceAccount=true"]).await;
+    for namespace in ["shop", "bank", "vault"] {
+        world.namespace(namespace).await;
+    }
+    let annotations = json!({"iam.gke.io/gcp-service-account": robot});
+    world.apply(&everybody.map(|account| {
+        let (namespace, name) = account.split_once('/').unwrap();
+        let metadata = json!({"name": name, "namespace": namespace, "annotations": annotations});
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    }));
+    world.flags.push("--kubernetes-service-accounts".to_owned());
+    world.start_controller().await;
+    let source =
+        |name: &str| json!({"audience": AUDIENCE, "source": {"kubernetesServiceAccount": {"name": name}}});
+    let bank = Api::<IdTokenBinding>::namespaced(world.client.clone(), "bank");
+    bank.create(&PostParams::default(), &binding("bank", "orders", &source("teller"))).await.unwrap();
+    world.bind("orders", &source("app")).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let ready = wait_for("the binding of bank", SOON, || async {
+        let now = conditions(&bank.get("orders").await?);
+        anyhow::ensure!(now.contains(&"Ready=True/TokenFresh".to_owned()), "{now:?}");
+        Ok(())
+    });
+    ready.await.unwrap();
+
+    let asked: BTreeSet<_> = audit
+        .by(CONTROLLER, 0)
+        .iter()
+        .filter(|event| event["objectRef"]["subresource"] == "token")
+        .map(|event| {
+            let of = &event["objectRef"];
+            let account = format!("{}/{}", of["namespace"].as_str().unwrap(), of["name"].as_str().unwrap());
+            (account, event["requestObject"]["spec"]["audiences"].to_string())
+        })
+        .collect();
+    let pool = r#"["demo-project.svc.id.goog"]"#.to_owned();
+    assert_eq!(
+        asked,
+        BTreeSet::from([("shop/app".to_owned(), pool.clone()), ("bank/teller".to_owned(), pool)])
+    );
     world.end().await;
 }
 
