@@ -368,7 +368,7 @@ async fn without_the_right_to_make_tokens_the_binding_says_so() {
     assert_eq!(
         message(&denied, "Ready"),
         "token of ServiceAccount shop/app: HTTP 403: the operator may not make tokens here; install the chart with \
-         sources.kubernetesServiceAccount=true"
+         sources.kubernetesServiceAccount=true, or see which admission policy forbids it"
     );
     assert!(
         conditions(&denied).contains(&"Stalled=False/SourceDenied".to_owned()),
