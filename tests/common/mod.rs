@@ -18,6 +18,7 @@ pub mod http_client;
 pub mod leaks;
 pub mod mint;
 pub mod python;
+pub mod refusals;
 
 use std::{
     collections::BTreeMap,
