@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use http::{Method, header};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client, Resource as _, api::GetParams, core::PartialObjectMeta};
+use serde_json::json;
 
 use crate::api::FIELD_MANAGER;
 
@@ -60,6 +61,32 @@ pub(super) async fn create(client: &Client, secret: &Secret) -> Result<PartialOb
 /// Replaces the Secret whose `uid` and `resourceVersion` stand in `secret`: fails with 409 where it is another by now.
 pub(super) async fn replace(client: &Client, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
     write(client, Method::PUT, secret).await
+}
+
+/// Deletes the Secret whose `uid` and `resourceVersion` stand in `secret`: fails with 409 where it is another by now. One that
+/// is gone already is as good.
+pub(super) async fn delete(client: &Client, namespace: &str, secret: &ObjectMeta) -> Result<(), Error> {
+    let name = secret.name.as_deref().unwrap_or_default();
+    let options = json!({
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "preconditions": {"uid": secret.uid, "resourceVersion": secret.resource_version},
+    });
+    let collection = Secret::url_path(&(), Some(namespace));
+    let call = async {
+        let request = http::Request::delete(format!("{collection}/{name}"))
+            // Where a finalizer holds it up, the Secret itself is the answer.
+            .header(header::ACCEPT, METADATA_ONLY)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(options.to_string().into_bytes())
+            .map_err(kube::Error::HttpError)?;
+        client.request_text(request).await
+    };
+    match bounded("delete Secret", namespace, name, call).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(404) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 async fn write(client: &Client, method: Method, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {

@@ -1,6 +1,9 @@
 //! The watches beside that of the bindings: they fill the caches and name the bindings that a change concerns.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use futures::{Stream, StreamExt as _, future::ready};
 use k8s_openapi::{
@@ -118,8 +121,15 @@ impl Triggers {
     pub(super) fn grants(&self) -> (Grants, Vec<Progress>) {
         let (every, name) = (Api::<IdTokenGrant>::all(self.client.clone()), "the watch of grants");
         let (grants, touched, known) = self.watch(every, watcher::Config::default(), name, None);
-        let all = self.bindings.clone();
-        self.forward(name, touched, move |_grants| concerned(&all, |_| true));
+        let (all, current, mut before) = (self.bindings.clone(), grants.clone(), BTreeMap::new());
+        self.forward(name, touched, move |_touched| {
+            let now = versions(&current.state());
+            if before == now {
+                return Vec::new();
+            }
+            before = now;
+            concerned(&all, |_| true)
+        });
         let every = Api::<PartialObjectMeta<Namespace>>::all(self.client.clone());
         let name = "the watch of namespaces";
         let (namespaces, touched, labelled) = self.watch(every, watcher::Config::default(), name, None);
@@ -136,10 +146,7 @@ impl Triggers {
     pub(super) fn grants_file(&self, file: GrantsFile) -> (Grants, Vec<Progress>) {
         let (grants, work) = file.follow(self.stop.clone());
         tokio::spawn(self.health.vital("the reading of the grants file", work));
-        let changes = futures::stream::unfold(grants.clone(), async |mut grants| {
-            grants.changed().await.ok()?;
-            Some((Ok(()), grants))
-        });
+        let changes = grants.changes();
         let all = self.bindings.clone();
         self.forward("the grants of the file", changes, move |_changes: Vec<()>| concerned(&all, |_| true));
         (Grants::File(grants), Vec::new())
@@ -177,7 +184,7 @@ impl Triggers {
         &self,
         name: &'static str,
         touched: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
-        concerned: impl Fn(Vec<K>) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
+        mut concerned: impl FnMut(Vec<K>) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
     ) {
         let (wakes, stop) = (self.wakes.clone(), self.stop.clone());
         let refs = touched
@@ -214,6 +221,16 @@ fn concerned(
         .filter(|b| uses_operator(b) && also(b))
         .map(|b| ObjectRef::from_obj(b.as_ref()))
         .collect()
+}
+
+/// What grants mean: their specs, and which of them are on their way out. Their status, which this controller writes itself, wakes
+/// nobody.
+fn versions(grants: &[Arc<IdTokenGrant>]) -> BTreeMap<Option<String>, (Option<i64>, bool)> {
+    let version = |grant: &Arc<IdTokenGrant>| {
+        let meta = &grant.metadata;
+        (meta.uid.clone(), (meta.generation, meta.deletion_timestamp.is_some()))
+    };
+    grants.iter().map(version).collect()
 }
 
 /// Bindings whose source names one of `objects` of their namespace.

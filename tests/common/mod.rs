@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+pub mod admissions;
 pub mod audit;
 pub mod child;
 pub mod emulator;
@@ -18,6 +19,7 @@ mod google_flags;
 pub mod http_client;
 pub mod leaks;
 pub mod mint;
+pub mod mounted;
 pub mod python;
 
 use std::{

@@ -240,6 +240,7 @@ fn conditions(problem: &Problem, record: Option<&Record>) -> Vec<String> {
         failing_since: None,
         next_refresh: None,
         attempts: None,
+        not_granted_since: None,
     };
     let status = next(&IdTokenBindingStatus::default(), report, "2026-01-01T10:00:00Z".parse().unwrap());
     status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect()
