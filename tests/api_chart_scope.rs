@@ -4,12 +4,15 @@
 
 mod common;
 
-use common::{AUDIENCE, CALLER, World, claims, google_options, impersonation, token};
-use serde_json::Value;
-use xtask::cluster::ClusterOptions;
+use std::collections::BTreeSet;
 
-const SCOPED: [&str; 7] = [
+use common::{AUDIENCE, CALLER, World, audit::Audit, claims, google_options, impersonation, token};
+use serde_json::{Value, json};
+use xtask::google::Role;
+
+const SCOPED: [&str; 8] = [
     "scope.namespaces={shop,stock}",
+    "sources.kubernetesServiceAccount=true",
     "webhook.enabled=false",
     "crds.enabled=false",
     "grants.list[0].name=shop",
@@ -21,7 +24,11 @@ const SCOPED: [&str; 7] = [
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tier api: needs a kube-apiserver"]
 async fn the_rendered_roles_flags_and_grants_serve_a_binding() {
-    let mut world = World::start(google_options(), ClusterOptions::default()).await;
+    let audit = Audit::new();
+    let tenant = "serviceAccount:demo-project.svc.id.goog[shop/app]";
+    let options = google_options().allow(tenant, Role::WorkloadIdentityUser, CALLER);
+    let mut world = World::start(options, audit.options()).await;
+    world.trust_cluster().await;
     world.namespace("shop").await;
     world.namespace("stock").await;
     let cluster_wide = [
@@ -35,13 +42,14 @@ async fn the_rendered_roles_flags_and_grants_serve_a_binding() {
     world.apply(&rendered.iter().filter(|o| applied.contains(&kind(o))).cloned().collect::<Vec<_>>());
     world.flags = flags(&rendered, &world);
     assert_eq!(
-        world.flags[..5],
+        world.flags[..6],
         [
             "--operator-namespace=idtoken-system",
             "--leader-elect",
             "--lease-name=idtoken-operator-controller",
             "--namespace=shop",
             "--namespace=stock",
+            "--kubernetes-service-accounts",
         ]
     );
 
@@ -51,20 +59,32 @@ async fn the_rendered_roles_flags_and_grants_serve_a_binding() {
     let claims = claims(&token(&world.secret_of("orders").await));
     assert_eq!((&claims["aud"], &claims["email"]), (&AUDIENCE.into(), &CALLER.into()));
 
+    let annotations = json!({"iam.gke.io/gcp-service-account": CALLER});
+    let metadata = json!({"name": "app", "namespace": "shop", "annotations": annotations});
+    world.apply(&[json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})]);
+    let source = json!({"kubernetesServiceAccount": {"name": "app"}});
+    world.bind("own", &json!({"audience": AUDIENCE, "source": source})).await;
+    world.wait_condition("own", "Ready=True/TokenFresh").await;
+    assert_eq!(audit.refused("idtoken-operator-controller", 0), BTreeSet::new(), "it asks for nothing else");
+
     for (allowed, question) in [
-        (true, ["list", "secrets", "--namespace=shop"]),
-        (true, ["update", "secrets", "--namespace=stock"]),
-        (true, ["create", "leases.coordination.k8s.io", "--namespace=idtoken-system"]),
-        (false, ["list", "secrets", "--all-namespaces"]),
-        (false, ["list", "secrets", "--namespace=default"]),
-        (false, ["list", "secrets", "--namespace=idtoken-system"]),
-        (false, ["list", "idtokenbindings.idtoken.dev", "--all-namespaces"]),
-        (false, ["list", "idtokengrants.idtoken.dev", "--all-namespaces"]),
-        (false, ["list", "namespaces", "--all-namespaces"]),
-        (false, ["delete", "secrets", "--namespace=shop"]),
+        (true, "list secrets --namespace=shop"),
+        (true, "update secrets --namespace=stock"),
+        (true, "create serviceaccounts --subresource=token --namespace=shop"),
+        (false, "create serviceaccounts --subresource=token --namespace=default"),
+        (false, "create serviceaccounts --subresource=token --namespace=idtoken-system"),
+        (true, "create leases.coordination.k8s.io --namespace=idtoken-system"),
+        (false, "list secrets --all-namespaces"),
+        (false, "list secrets --namespace=default"),
+        (false, "list secrets --namespace=idtoken-system"),
+        (false, "list idtokenbindings.idtoken.dev --all-namespaces"),
+        (false, "list idtokengrants.idtoken.dev --all-namespaces"),
+        (false, "list namespaces --all-namespaces"),
+        (false, "delete secrets --namespace=shop"),
     ] {
         let account = "--as=system:serviceaccount:idtoken-system:idtoken-operator-controller";
-        let (can, said) = world.kubectl(&[&["auth", "can-i", account][..], &question[..]].concat(), None);
+        let asked = format!("auth can-i {account} {question}");
+        let (can, said) = world.kubectl(&asked.split(' ').collect::<Vec<_>>(), None);
         assert_eq!(can, allowed, "{question:?}: {said}");
     }
     world.end().await;
@@ -77,7 +97,14 @@ fn flags(rendered: &[Value], world: &World) -> Vec<String> {
     std::fs::write(&grants, find("ConfigMap")["data"]["grants.yaml"].as_str().unwrap()).unwrap();
     let args = &find("Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
     let args: Vec<String> = serde_json::from_value(args.clone()).unwrap();
-    let ours = ["--operator-namespace", "--leader-elect", "--lease-name", "--namespace", "--grants-file"];
+    let ours = [
+        "--operator-namespace",
+        "--leader-elect",
+        "--lease-name",
+        "--namespace",
+        "--grants-file",
+        "--kubernetes-service-accounts",
+    ];
     let flags = args.into_iter().filter(|flag| ours.contains(&flag.split('=').next().unwrap()));
     let here = |flag: String| {
         flag.replace("$(POD_NAMESPACE)", "idtoken-system")

@@ -5,10 +5,11 @@
 
 mod common;
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use common::{
-    AUDIENCE, CALLER, OPERATOR_NAMESPACE, SOON, World, binding, google_options, http_get, impersonation,
+    AUDIENCE, CALLER, OPERATOR_NAMESPACE, SOON, World, audit::Audit, binding, google_options, http_get,
+    impersonation,
 };
 use idtoken_operator::api::IdTokenBinding;
 use k8s_openapi::api::core::v1::Pod;
@@ -94,18 +95,23 @@ async fn with_roles_alone_listed_namespaces_are_served_and_the_file_grants() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tier api: needs a kube-apiserver"]
 async fn with_namespaces_alone_grants_still_come_from_the_cluster() {
-    let mut world = World::start(google_options(), ClusterOptions::default()).await;
-    for namespace in ["shop", "elsewhere"] {
+    let audit = Audit::new();
+    let mut world = World::start(google_options(), audit.options()).await;
+    for namespace in ["shop", "bank", "elsewhere"] {
         world.namespace(namespace).await;
     }
     world.grant("both", &["shop", "elsewhere"], &[CALLER]).await;
-    world.environment = vec![("IDTOKEN_OPERATOR_NAMESPACE".to_owned(), "shop,another".to_owned())];
+    world.environment = vec![("IDTOKEN_OPERATOR_NAMESPACE".to_owned(), "shop,bank".to_owned())];
+    world.apply(&account(&["shop", "bank"]));
+    world.apply(&grant_rights());
+    world.account = ACCOUNT.to_owned();
     world.start_controller().await;
     let elsewhere = create(&world, "elsewhere").await;
     create(&world, "shop").await;
     world.wait_condition("orders", "Ready=True/TokenFresh").await;
     let api = Api::<IdTokenBinding>::namespaced(world.client.clone(), "elsewhere");
     assert_eq!(api.get("orders").await.unwrap(), elsewhere, "never touched");
+    assert_eq!(audit.refused(ACCOUNT, 0), BTreeSet::new(), "it asks for nothing else");
     world.end().await;
 }
 
@@ -215,6 +221,19 @@ fn webhook_rights(namespace: &str) -> Vec<Value> {
                 "resourceNames": ["idtoken-operator"], "verbs": ["get", "list", "watch", "patch"]},
         ]}),
         bind("ClusterRoleBinding", &json!({"name": "registration"}), "ClusterRole", "registration"),
+    ]
+}
+
+/// What grants of the cluster take, and the only ClusterRole of that mode.
+fn grant_rights() -> [Value; 2] {
+    let group = "rbac.authorization.k8s.io";
+    let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": ["list", "watch"]});
+    let rules = [rule("idtoken.dev", "idtokengrants"), rule("", "namespaces")];
+    let subject = json!({"kind": "ServiceAccount", "name": ACCOUNT, "namespace": OPERATOR_NAMESPACE});
+    [
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": "grants"}, "rules": rules}),
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": "grants"},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "grants"}, "subjects": [subject]}),
     ]
 }
 

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use anyhow::ensure;
 use common::{CALLER, OPERATOR_NAMESPACE, SOON, World, audit::Audit, google_options};
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::{authorization::v1::SubjectAccessReview, core::v1::Pod};
 use kube::{
     Api,
     api::{DeleteParams, ListParams, PostParams},
@@ -62,10 +62,15 @@ const ROWS: &[Row] = &[
     row(CONTROLLER, "get", "secrets", Work::FirstToken, "it is not known whose a name is"),
     row(CONTROLLER, "create", "secrets", Work::FirstToken, "no token is published"),
     row(CONTROLLER, "update", "secrets", Work::Refresh, "no token is replaced"),
+    row(CONTROLLER, "delete", "secrets", Work::Revocation, "a token that is no longer granted stays"),
+    row(CONTROLLER, "patch", "idtokengrants/status", Work::GrantUsage, "it is not told who uses a grant"),
     row(CONTROLLER, "list", "namespaces", Work::FirstToken, "it is not known what grants select"),
     row(CONTROLLER, "watch", "namespaces", Work::NewLabel, "no new label is seen"),
     row(CONTROLLER, "create", "events", Work::Event, "there are no events"),
     row(CONTROLLER, "patch", "events", Work::EventAgain, "what happens again is not counted"),
+    row(CONTROLLER, "list", "pods", Work::UninjectedPod, "no pod is known"),
+    row(CONTROLLER, "watch", "pods", Work::UninjectedPod, "no new pod is seen"),
+    row(CONTROLLER, "get", "pods", Work::UninjectedPod, "it is not known what a pod lacks"),
     row(CONTROLLER, "list", "serviceaccounts", Work::AccountToken, "no annotation is known"),
     row(CONTROLLER, "watch", "serviceaccounts", Work::AccountAnnotated, "no new annotation is seen"),
     row(CONTROLLER, "get", "serviceaccounts", Work::AccountMissing, "it is not known that there is none"),
@@ -155,14 +160,21 @@ impl Bench {
             row.verb != "list" && ![Work::WebhookReady, Work::WebhookReadyAlone].contains(&row.work);
         let name = self.run(row, becomes_ready).await;
         let mut tried = Try::new(&self.world, row.work, &name);
-        tried.begin().await;
-        let refused = async || {
-            let refused = self.audit.refused(row.account(), position);
-            ensure!(refused.contains(&right), "refused: {refused:?}\n{}", self.last());
-            Ok(())
-        };
-        let fails = async {
+        let refusal = async || {
+            let refused = async || {
+                let refused = self.audit.refused(row.account(), position);
+                ensure!(refused.contains(&right), "refused: {refused:?}\n{}", self.last());
+                Ok(())
+            };
             wait_for(&format!("{right} to be refused"), SOON, refused).await.unwrap();
+        };
+        if row.verb == "watch" {
+            // What is there before the watch would begin is listed.
+            refusal().await;
+        }
+        tried.begin().await;
+        let fails = async {
+            refusal().await;
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
@@ -224,10 +236,10 @@ impl Bench {
         let name = format!("try-{}", self.tries);
         Try::new(&self.world, row.work, &name).arrange().await;
         if row.account() == CONTROLLER_ACCOUNT {
-            let flags =
-                ["--kubernetes-service-accounts", "--leader-elect", "--operator-namespace=idtoken-system"];
-            let flags = if row.role == LEASE { &flags[..] } else { &flags[..1] };
-            self.world.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+            let all = ["--kubernetes-service-accounts", "--report-uninjected-pods", "--grant-grace=1s"];
+            let elects = ["--leader-elect", "--operator-namespace=idtoken-system"];
+            let elects = elects.iter().filter(|_| row.role == LEASE);
+            self.world.flags = all.iter().chain(elects).map(|&flag| flag.to_owned()).collect();
             self.world.spawn_controller().await;
             if becomes_ready {
                 self.world.wait_ready(self.world.controller_port).await;
@@ -254,6 +266,8 @@ impl Bench {
         }
         let (all, every) = (DeleteParams::default(), ListParams::default());
         self.world.bindings().delete_collection(&all, &every).await.unwrap();
+        let pods = Api::<Pod>::namespaced(self.world.client.clone(), "shop");
+        pods.delete_collection(&all, &every).await.unwrap();
     }
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use idtoken_operator::api::IdTokenBinding;
+use idtoken_operator::api::{IdTokenBinding, IdTokenGrant};
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
     coordination::v1::Lease,
@@ -33,6 +33,12 @@ pub(crate) enum Work {
     Refresh,
     /// A grant that is made takes effect.
     NewGrant,
+    /// A Secret goes when its grant has gone.
+    Revocation,
+    /// A grant tells who uses it.
+    GrantUsage,
+    /// A pod that asks for a token and has none is reported.
+    UninjectedPod,
     /// A label put on a namespace lets a grant take effect.
     NewLabel,
     /// There is an event of a first token.
@@ -111,7 +117,7 @@ impl<'a> Try<'a> {
     pub(crate) async fn begin(&mut self) {
         let (world, name) = (self.world, &*self.name.clone());
         match self.work {
-            Work::FirstToken | Work::Event => {
+            Work::FirstToken | Work::Event | Work::GrantUsage => {
                 world.bind(name, &impersonation()).await;
             }
             Work::RestoredSecret => {
@@ -137,6 +143,16 @@ impl<'a> Try<'a> {
             Work::NewGrant => {
                 self.bind_in_own_namespace().await;
                 world.grant(name, &[name], &[CALLER]).await;
+            }
+            Work::Revocation => {
+                self.bind_in_own_namespace().await;
+                world.grant(name, &[name], &[CALLER]).await;
+                let ready = async || self.is(name, "Ready=True/TokenFresh").await;
+                wait_for("the binding to be served", SOON, ready).await.unwrap();
+                grants(world).delete(name, &DeleteParams::default()).await.unwrap();
+            }
+            Work::UninjectedPod => {
+                self.create_pod(&PostParams::default()).await.unwrap();
             }
             Work::NewLabel => {
                 let spec = json!({"namespaces": {"selector": {"matchLabels": {"try": name}}}, "identities": [CALLER],
@@ -191,14 +207,26 @@ impl<'a> Try<'a> {
                 self.world.secrets().get(&format!("{name}-idtoken")).await?;
                 Ok(())
             }
+            Work::Revocation => {
+                let secrets = Api::<Secret>::namespaced(self.world.client.clone(), name);
+                ensure!(secrets.get_opt(&format!("{name}-idtoken")).await?.is_none(), "the Secret is there");
+                Ok(())
+            }
+            Work::GrantUsage => {
+                let users = grants(self.world).get("shop").await?.status.map(|s| s.used_by);
+                let user = format!("shop/{name}");
+                ensure!(users.iter().flatten().any(|used_by| *used_by == user), "it is {users:?}");
+                Ok(())
+            }
+            Work::UninjectedPod => self.counted("Pod", "InjectionSkipped").await.map(drop),
             Work::Refresh => {
                 let now = token(&self.world.secret_of(name).await);
                 ensure!(now != self.before, "it is the same token");
                 Ok(())
             }
-            Work::Event => self.counted().await.map(drop),
+            Work::Event => self.counted("IdTokenBinding", "TokenFresh").await.map(drop),
             Work::EventAgain => {
-                ensure!(self.counted().await? == 2, "it was counted once");
+                ensure!(self.counted("IdTokenBinding", "TokenFresh").await? == 2, "it was counted once");
                 Ok(())
             }
             Work::FirstLease | Work::TakenLease => {
@@ -275,27 +303,32 @@ impl Try<'_> {
         Ok(())
     }
 
-    /// How often the event of a token was counted.
-    async fn counted(&self) -> anyhow::Result<i32> {
+    /// How often the event was counted.
+    async fn counted(&self, kind: &str, reason: &str) -> anyhow::Result<i32> {
         let events = Api::<Event>::namespaced(self.world.client.clone(), "shop");
         let events = events.list(&ListParams::default()).await?;
         let ours = |event: &&Event| {
-            let regarding = event.regarding.as_ref().and_then(|object| object.name.as_deref());
-            regarding == Some(&self.name) && event.reason.as_deref() == Some("TokenFresh")
+            let regarding = event.regarding.clone().unwrap_or_default();
+            (regarding.kind.as_deref(), regarding.name.as_deref()) == (Some(kind), Some(&self.name))
+                && event.reason.as_deref() == Some(reason)
         };
         let event = events.items.iter().find(ours).context("there is no event")?;
         Ok(event.series.as_ref().map_or(1, |series| series.count))
     }
 
-    /// The Secret that a pod which names the binding would mount.
-    async fn mounted(&self) -> anyhow::Result<String> {
+    /// A pod that asks for the binding's token.
+    async fn create_pod(&self, params: &PostParams) -> kube::Result<Pod> {
         let annotations = json!({"idtoken.dev/inject": self.name});
         let pod = json!({"metadata": {"name": self.name, "annotations": annotations},
             "spec": {"containers": [{"name": "app", "image": "app"}]}});
-        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
         let pods = Api::<Pod>::namespaced(self.world.client.clone(), "shop");
-        let pod = pods.create(&dry_run, &serde_json::from_value(pod).unwrap()).await?;
-        let pod = serde_json::to_value(pod).unwrap();
+        pods.create(params, &serde_json::from_value(pod).unwrap()).await
+    }
+
+    /// The Secret that a pod which names the binding would mount.
+    async fn mounted(&self) -> anyhow::Result<String> {
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let pod = serde_json::to_value(self.create_pod(&dry_run).await?).unwrap();
         let secret = &pod["spec"]["volumes"][0]["projected"]["sources"][0]["secret"]["name"];
         Ok(secret.as_str().context("nothing is mounted")?.to_owned())
     }
@@ -306,6 +339,10 @@ async fn check(world: &World) -> (bool, String) {
     let account = "idtoken-operator-test";
     let kubeconfig = world.cluster.kubeconfig_for_service_account(OPERATOR_NAMESPACE, account).await.unwrap();
     world.run_operator_as(&kubeconfig, &["check", "--namespace=default", "--timeout-seconds=1"]).await
+}
+
+fn grants(world: &World) -> Api<IdTokenGrant> {
+    Api::all(world.client.clone())
 }
 
 fn registrations(world: &World) -> Api<MutatingWebhookConfiguration> {
