@@ -137,6 +137,36 @@ async fn registration_is_mended_whatever_becomes_of_it() {
     world.end().await;
 }
 
+/// As docs/certificates.md says.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn a_certificate_is_renewed_by_hand_and_no_admission_fails() {
+    let mut world = World::start(google_options(), ClusterOptions::default()).await;
+    world.namespace("shop").await;
+    world.start_webhook().await;
+    let (trusted, old) = (bundle(&world).await, secret_text(&world, "tls.crt").await);
+    let presented = handshake(world.webhook_port, &trusted).await.unwrap();
+
+    let flood = Flood::start(&world.client, 4);
+    let taken_out =
+        r#"[{"op": "remove", "path": "/data/tls.crt"}, {"op": "remove", "path": "/data/tls.key"}]"#;
+    let secret = ["--namespace", OPERATOR_NAMESPACE, "patch", "secret", "idtoken-operator-webhook-tls"];
+    let (ok, output) = world.kubectl(&[&secret[..], &["--type=json", "-p", taken_out]].concat(), None);
+    assert!(ok, "{output}");
+    let renewed = wait_for("another certificate", Duration::from_secs(20), || async {
+        let now = handshake(world.webhook_port, &trusted).await?;
+        anyhow::ensure!(now != presented, "it is the old one");
+        Ok(())
+    });
+    renewed.await.unwrap();
+    assert_ne!(secret_text(&world, "tls.crt").await, old);
+    let (sent, admitted, failures) = flood.end().await;
+    assert_eq!(failures, [] as [&str; 0]);
+    assert_eq!(admitted, sent);
+    assert_eq!(bundle(&world).await, trusted, "of the same authority");
+    world.end().await;
+}
+
 async fn mended(world: &World, trusted: &str, what: &str) {
     let took = restored(world, |now| now == trusted).await;
     println!("{what}: trusted again after {took:?}");

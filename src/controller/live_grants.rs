@@ -87,3 +87,6 @@ async fn bounded<T, E: Display>(action: &str, call: impl Future<Output = Result<
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests;

@@ -272,3 +272,33 @@ fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBindi
 const AT_ONCE: usize = 1024;
 /// Holds whole objects, and so the data of Secrets that were applied by kubectl.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn grant(metadata: &Value, bindings: i64) -> Arc<IdTokenGrant> {
+        let grant = serde_json::from_value(json!({
+            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": metadata,
+            "spec": {"namespaces": {"all": true}, "identities": ["*"], "audiences": ["*"]}, "status": {"bindings": bindings},
+        }));
+        Arc::new(grant.unwrap())
+    }
+
+    #[test]
+    fn a_grant_wakes_bindings_by_what_it_means_and_not_by_its_status() {
+        let of = |metadata: Value, bindings| versions(&[grant(&metadata, bindings)]);
+        let before = of(json!({"name": "a", "uid": "1", "generation": 1, "resourceVersion": "7"}), 0);
+        assert_eq!(of(json!({"name": "a", "uid": "1", "generation": 1, "resourceVersion": "8"}), 3), before);
+        for other in [
+            json!({"name": "a", "uid": "1", "generation": 2}),
+            json!({"name": "a", "uid": "2", "generation": 1}),
+            json!({"name": "a", "uid": "1", "generation": 1, "deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        ] {
+            assert_ne!(of(other.clone(), 0), before, "{other}");
+        }
+        assert_ne!(versions(&[]), before);
+    }
+}

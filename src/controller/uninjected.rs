@@ -43,7 +43,7 @@ pub(super) struct Search {
 impl Search {
     /// Runs until `stop`.
     pub(super) async fn run(self, stop: CancellationToken) {
-        stop.run_until_cancelled(self.terms()).await;
+        Box::pin(stop.run_until_cancelled(self.terms())).await;
     }
 
     async fn terms(&self) {

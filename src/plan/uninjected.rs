@@ -1,8 +1,9 @@
 //! Pods that ask for tokens and have none, because they were created while nothing injected.
 use k8s_openapi::{
-    api::core::v1::{Container, Pod, VolumeMount},
+    api::core::v1::Pod,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
+use serde_json::Value;
 
 use super::inject::{self, Request};
 use crate::api::annotations::PREFIX;
@@ -63,7 +64,7 @@ pub fn complaint(pod: &Pod) -> Option<String> {
     match inject::request(&value) {
         Ok(None) => None,
         Ok(Some(request)) => {
-            let missing = missing(pod, &request)?;
+            let missing = missing(&value, &request)?;
             let names = request.bindings.join(", ");
             Some(format!(
                 "asks for the tokens of IdTokenBindings {names}, but has {missing}: it was created while nothing injected. {mend}"
@@ -90,36 +91,38 @@ pub fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
-fn missing(pod: &Pod, request: &Request) -> Option<String> {
-    let spec = pod.spec.as_ref()?;
-    let sources = spec
-        .volumes
-        .iter()
-        .flatten()
-        .filter(|volume| volume.name == VOLUME)
-        .filter_map(|volume| volume.projected.as_ref()?.sources.as_ref())
-        .flatten();
-    let paths: Vec<&str> = sources
-        .flat_map(|source| source.secret.iter().flat_map(|secret| secret.items.iter().flatten()))
-        .map(|item| item.path.as_str())
-        .collect();
-    if let Some(name) =
-        request.bindings.iter().find(|name| !paths.contains(&format!("{name}/token").as_str()))
-    {
+fn missing(pod: &Value, request: &Request) -> Option<String> {
+    let spec = &pod["spec"];
+    let volume = elements(&spec["volumes"]).find(|volume| volume["name"] == VOLUME);
+    let sources = || volume.into_iter().flat_map(|volume| elements(&volume["projected"]["sources"]));
+    let lacks = |name: &&String| !sources().any(|source| writes_to(source, &format!("{name}/token")));
+    if let Some(name) = request.bindings.iter().find(lacks) {
         return Some(format!("no volume {VOLUME:?} with the token of {name}"));
     }
-    let chosen = |container: &&Container| {
-        request.containers.as_ref().is_none_or(|names| names.contains(&container.name))
+    let chosen = |container: &&Value| {
+        let name = container["name"].as_str().unwrap_or_default();
+        request.containers.as_ref().is_none_or(|names| names.iter().any(|wanted| wanted == name))
     };
-    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers).filter(chosen);
-    let has_mount = containers.any(|c| c.volume_mounts.iter().flatten().any(is_ours));
+    let containers = elements(&spec["initContainers"]).chain(elements(&spec["containers"]));
+    let has_mount = containers.filter(chosen).any(|c| elements(&c["volumeMounts"]).any(is_ours));
     (!has_mount).then(|| format!("no mount of the volume {VOLUME:?}"))
 }
 
+/// Whether a source of a projected volume, of whatever type, writes to `path`.
+fn writes_to(source: &Value, path: &str) -> bool {
+    let is = |value: &Value| value["path"] == path;
+    let mut types = source.as_object().into_iter().flat_map(|source| source.values());
+    types.any(|source| is(source) || elements(&source["items"]).any(is))
+}
+
 /// A file mounted by subPath is never updated: it does not count.
-fn is_ours(mount: &VolumeMount) -> bool {
-    let is_blank = |path: &Option<String>| path.as_deref().unwrap_or_default().is_empty();
-    mount.name == VOLUME && is_blank(&mount.sub_path) && is_blank(&mount.sub_path_expr)
+fn is_ours(mount: &Value) -> bool {
+    let is_blank = |key: &str| mount[key].as_str().unwrap_or_default().is_empty();
+    mount["name"] == VOLUME && is_blank("subPath") && is_blank("subPathExpr")
+}
+
+fn elements(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 fn mend(metadata: &ObjectMeta) -> String {

@@ -104,16 +104,27 @@ impl Registration {
         });
     }
 
+    /// What is to be written; nothing when it is there already, which is told.
+    fn wanted(&mut self) -> Option<Value> {
+        let bundle = self.bundle.borrow_and_update().clone()?;
+        let correction = correction(self.present.as_ref()?, &bundle);
+        if correction.is_none() {
+            self.health.met(Condition::Registered);
+        }
+        correction
+    }
+
     /// Writes the bundle where it is not there already.
     async fn correct(&mut self) -> Result<(), String> {
-        let bundle = self.bundle.borrow_and_update().clone();
-        let (Some(present), Some(bundle)) = (&self.present, bundle) else {
-            return Ok(());
-        };
-        let Some(correction) = correction(present, &bundle) else {
-            self.health.met(Condition::Registered);
-            return Ok(());
-        };
+        let Some(mut correction) = self.wanted() else { return Ok(()) };
+        if self.present.as_ref().is_some_and(|present| bundles(present).iter().any(|now| !now.is_empty())) {
+            // Perhaps that of a replica which found another authority: first let ours have a look, which it is told to.
+            tokio::time::sleep(YIELD).await;
+            match self.wanted() {
+                Some(latest) => correction = latest,
+                None => return Ok(()),
+            }
+        }
         // Forced: whoever wiped the field owns it for the moment, and it is the only one that we send.
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(&correction);
@@ -170,6 +181,8 @@ async fn sleep(pause: Option<Duration>) {
 const CALL: Duration = Duration::from_secs(10);
 /// A wiped bundle is to be back within 10 s, so never wait longer than this.
 const RETRY: Duration = Duration::from_secs(5);
+/// Before a bundle that is not ours is replaced.
+const YIELD: Duration = Duration::from_millis(500);
 /// Between two writes.
 const SPACING: Duration = Duration::from_secs(1);
 

@@ -21,6 +21,7 @@ pub mod leaks;
 pub mod mint;
 pub mod mounted;
 pub mod python;
+pub mod refusals;
 
 use std::{
     collections::BTreeMap,

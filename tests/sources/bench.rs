@@ -146,7 +146,16 @@ impl Bench {
     }
 
     pub(crate) async fn obtain(&self, wanted: &Wanted) -> Result<(RawToken, Record), Problem> {
-        obtain(&self.minter, &self.verifier, wanted, &self.credentials, || Ok(())).await
+        self.obtain_if(wanted, || Ok(())).await
+    }
+
+    /// The same, where `authorise` allows it.
+    pub(crate) async fn obtain_if(
+        &self,
+        wanted: &Wanted,
+        authorise: impl Fn() -> Result<(), Problem>,
+    ) -> Result<(RawToken, Record), Problem> {
+        obtain(&self.minter, &self.verifier, wanted, &self.credentials, authorise).await
     }
 
     /// A token that bears looking at; its claims.

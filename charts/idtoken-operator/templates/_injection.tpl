@@ -65,6 +65,11 @@ resourceRules:
   expression: "!('kubernetes.io/config.mirror' in object.metadata.annotations)"
 {{- end }}
 
+{{/* CEL: whether the source s of a projected volume, of whatever type, writes to a path. */}}
+{{- define "idtoken-operator.celTaken" -}}
+s.exists(type, s[type].?path.orValue('') == {{ . }} || s[type].?items.orValue([]).exists(item, item.path == {{ . }}))
+{{- end }}
+
 {{/* CEL: a value as a message shows it, cut where it is long. Takes (dict "of" expression "most" 60). */}}
 {{- define "idtoken-operator.celShown" -}}
 strings.quote({{ .of }}.size() > {{ .most }} ? {{ .of }}.substring(0, {{ sub .most 1 }}) + '…' : {{ .of }})
@@ -139,7 +144,8 @@ that injects leaves alone what the other one refuses. Needs Kubernetes 1.36. */}
     + variables.wanted.filter(n, !variables.containers.exists(c, c.name == n)).map(n,
     {{ include "idtoken-operator.celRefusal" (dict "key" "containers" "of" "variables.wanted.join(',')") }}
     + ' contains ' + {{ include "idtoken-operator.celShown" (dict "of" "n" "most" 40) }}
-    + ', which is no container of this pod; choose from: ' + variables.containers.map(c, c.name).join(', ')))
+    + ', which is no container of this pod; choose from: '
+    + [variables.containers.map(c, c.name).join(', ')].map(all, all.size() > 300 ? all.substring(0, 299) + '…' : all)[0]))
 {{- end }}
 {{- define "idtoken-operator.celNameProblems" -}}
 {{- $value := printf "variables.asked['%s']" .key -}}

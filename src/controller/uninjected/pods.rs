@@ -206,10 +206,10 @@ impl Told {
             return false;
         }
         self.order.push_back(key);
-        if self.order.len() > MOST_TOLD {
-            if let Some(oldest) = self.order.pop_front() {
-                self.set.remove(&oldest);
-            }
+        if self.order.len() > MOST_TOLD
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.set.remove(&oldest);
         }
         true
     }

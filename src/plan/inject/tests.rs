@@ -60,7 +60,7 @@ fn fixtures_are_answered_literally_and_only_once() {
         assert_eq!(again, Injection { patch: vec![], warnings: fixture.warnings }, "{}", path.display());
         seen += 1;
     }
-    assert_eq!(seen, 13);
+    assert_eq!(seen, 14);
 }
 
 #[test]
