@@ -36,7 +36,9 @@ async fn ten_thousand_admissions_across_rotations_of_leaf_and_ca_and_none_fails(
     world.namespace("shop").await;
     let seconds = SignedDuration::from_secs;
     let lifetimes = Lifetimes { authority: seconds(60), leaf: seconds(20), overlap: seconds(10) };
-    let replicas = [Replica::start(&world, lifetimes).await, Replica::start(&world, lifetimes).await];
+    let poll = Duration::from_secs(1);
+    let replicas =
+        [Replica::start(&world, lifetimes, poll).await, Replica::start(&world, lifetimes, poll).await];
     let balancer = replica::Balancer::start(replicas.each_ref().map(|replica| replica.port)).await;
     world.webhook_port = balancer.port;
     world.register_webhook();
@@ -134,6 +136,39 @@ async fn registration_is_mended_whatever_becomes_of_it() {
     api.delete(CONFIGURATION, &DeleteParams::default()).await.unwrap();
     world.register_webhook();
     mended(&world, &trusted, "deleted").await;
+    world.end().await;
+}
+
+/// What `kubectl delete secret` and a restart do: the new replica makes another authority before the old one has put back its own. The
+/// old one is told by the registration, not by its next look, and both are trusted in the end.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn two_authorities_become_one_and_both_stay_trusted() {
+    let mut world = World::start(google_options(), ClusterOptions::default()).await;
+    world.namespace("shop").await;
+    let never = Duration::from_secs(600);
+    let old = Replica::start(&world, Lifetimes::default(), never).await;
+    world.webhook_port = old.port;
+    world.register_webhook();
+    old.ready().await;
+    let first = bundle(&world).await;
+
+    let secrets = Api::<Secret>::namespaced(world.client.clone(), OPERATOR_NAMESPACE);
+    secrets.delete("idtoken-operator-webhook-tls", &DeleteParams::default()).await.unwrap();
+    let new = Replica::start(&world, Lifetimes::default(), never).await;
+    new.ready().await;
+    let settled = wait_for("one authority", Duration::from_secs(30), || async {
+        let trusted = bundle(&world).await;
+        anyhow::ensure!(trusted.ends_with(&first) && trusted.len() > first.len(), "not both: {trusted}");
+        let presented = [handshake(old.port, &trusted).await?, handshake(new.port, &trusted).await?];
+        anyhow::ensure!(presented[0] == presented[1], "the old replica has not changed over");
+        Ok(trusted)
+    });
+    let both = settled.await.unwrap();
+    assert_eq!(secret_text(&world, "ca.crt").await, both);
+    admissions::create(&world.client, "settled", true, true).await.unwrap();
+    old.stop().await;
+    new.stop().await;
     world.end().await;
 }
 

@@ -38,7 +38,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    pub async fn start(world: &World, lifetimes: Lifetimes) -> Self {
+    pub async fn start(world: &World, lifetimes: Lifetimes, poll: Duration) -> Self {
         let account = (OPERATOR_NAMESPACE, "idtoken-operator-webhook");
         let kubeconfig = world.cluster.kubeconfig_for_service_account(account.0, account.1).await.unwrap();
         let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
@@ -53,7 +53,7 @@ impl Replica {
                     secret: "idtoken-operator-webhook-tls".to_owned(),
                     names: service_names("webhook", OPERATOR_NAMESPACE, &["127.0.0.1".to_owned()]),
                     lifetimes,
-                    poll: Duration::from_secs(1),
+                    poll,
                 },
                 configuration: CONFIGURATION.to_owned(),
             },
