@@ -6,14 +6,20 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{AUDIENCE, CALLER, World, audit::Audit, claims, google_options, impersonation, token};
+use common::{AUDIENCE, CALLER, SOON, World, audit::Audit, claims, google_options, impersonation, token};
+use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
 use serde_json::{Value, json};
-use xtask::google::Role;
+use xtask::{google::Role, process::wait_for};
 
-const SCOPED: [&str; 8] = [
+const SCOPED: [&str; 9] = [
     "scope.namespaces={shop,stock}",
     "sources.kubernetesServiceAccount=true",
-    "webhook.enabled=false",
+    "webhook.tls.mode=certManager",
+    "grants.grace=1s",
     "crds.enabled=false",
     "grants.list[0].name=shop",
     "grants.list[0].namespaces.names={shop}",
@@ -42,11 +48,13 @@ async fn the_rendered_roles_flags_and_grants_serve_a_binding() {
     world.apply(&rendered.iter().filter(|o| applied.contains(&kind(o))).cloned().collect::<Vec<_>>());
     world.flags = flags(&rendered, &world);
     assert_eq!(
-        world.flags[..6],
+        world.flags[..8],
         [
             "--operator-namespace=idtoken-system",
             "--leader-elect",
             "--lease-name=idtoken-operator-controller",
+            "--grant-grace=1s",
+            "--report-uninjected-pods",
             "--namespace=shop",
             "--namespace=stock",
             "--kubernetes-service-accounts",
@@ -65,6 +73,23 @@ async fn the_rendered_roles_flags_and_grants_serve_a_binding() {
     let source = json!({"kubernetesServiceAccount": {"name": "app"}});
     world.bind("own", &json!({"audience": AUDIENCE, "source": source})).await;
     world.wait_condition("own", "Ready=True/TokenFresh").await;
+    let pod = json!({"metadata": {"name": "app", "annotations": {"idtoken.dev/inject": "orders"}},
+        "spec": {"containers": [{"name": "app", "image": "app"}]}});
+    let pods = Api::<Pod>::namespaced(world.client.clone(), "shop");
+    pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    let events = Api::<Event>::namespaced(world.client.clone(), "shop");
+    let reported = wait_for("the pod that lacks its token to be reported", SOON, || async {
+        let events = events.list(&ListParams::default()).await?;
+        anyhow::ensure!(events.iter().any(|event| event.reason.as_deref() == Some("InjectionSkipped")));
+        Ok(())
+    });
+    reported.await.unwrap();
+    // Of the cluster's grants and namespaces it may read nothing, also not for a last look.
+    std::fs::write(world.directory.path().join("grants.yaml"), "").unwrap();
+    world.wait_condition("orders", "Ready=False/NotGranted").await;
+    let secrets = world.secrets().list(&ListParams::default()).await.unwrap();
+    let names: Vec<_> = secrets.iter().filter_map(|secret| secret.metadata.name.as_deref()).collect();
+    assert_eq!(names, ["own-idtoken"]);
     assert_eq!(audit.refused("idtoken-operator-controller", 0), BTreeSet::new(), "it asks for nothing else");
 
     for (allowed, question) in [
@@ -80,7 +105,9 @@ async fn the_rendered_roles_flags_and_grants_serve_a_binding() {
         (false, "list idtokenbindings.idtoken.dev --all-namespaces"),
         (false, "list idtokengrants.idtoken.dev --all-namespaces"),
         (false, "list namespaces --all-namespaces"),
-        (false, "delete secrets --namespace=shop"),
+        (true, "delete secrets --namespace=shop"),
+        (false, "delete secrets --namespace=idtoken-system"),
+        (false, "list pods --all-namespaces"),
     ] {
         let account = "--as=system:serviceaccount:idtoken-system:idtoken-operator-controller";
         let asked = format!("auth can-i {account} {question}");
@@ -98,6 +125,8 @@ fn flags(rendered: &[Value], world: &World) -> Vec<String> {
     let args = &find("Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
     let args: Vec<String> = serde_json::from_value(args.clone()).unwrap();
     let ours = [
+        "--grant-grace",
+        "--report-uninjected-pods",
         "--operator-namespace",
         "--leader-elect",
         "--lease-name",

@@ -11,7 +11,7 @@ use common::{
     AUDIENCE, CALLER, OPERATOR_NAMESPACE, SOON, World, audit::Audit, binding, google_options, http_get,
     impersonation,
 };
-use idtoken_operator::api::IdTokenBinding;
+use idtoken_operator::api::{IdTokenBinding, IdTokenGrant};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
@@ -111,6 +111,13 @@ async fn with_namespaces_alone_grants_still_come_from_the_cluster() {
     world.wait_condition("orders", "Ready=True/TokenFresh").await;
     let api = Api::<IdTokenBinding>::namespaced(world.client.clone(), "elsewhere");
     assert_eq!(api.get("orders").await.unwrap(), elsewhere, "never touched");
+    let grants = Api::<IdTokenGrant>::all(world.client.clone());
+    let told = wait_for("the grant to tell who uses it", SOON, || async {
+        let used_by = grants.get("both").await?.status.unwrap_or_default().used_by;
+        anyhow::ensure!(used_by == ["shop/orders"], "{used_by:?}");
+        Ok(())
+    });
+    told.await.unwrap();
     assert_eq!(audit.refused(ACCOUNT, 0), BTreeSet::new(), "it asks for nothing else");
     world.end().await;
 }
@@ -227,8 +234,12 @@ fn webhook_rights(namespace: &str) -> Vec<Value> {
 /// What grants of the cluster take, and the only ClusterRole of that mode.
 fn grant_rights() -> [Value; 2] {
     let group = "rbac.authorization.k8s.io";
-    let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": ["list", "watch"]});
-    let rules = [rule("idtoken.dev", "idtokengrants"), rule("", "namespaces")];
+    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+    let rules = [
+        rule("idtoken.dev", "idtokengrants", &["list", "watch"]),
+        rule("idtoken.dev", "idtokengrants/status", &["patch"]),
+        rule("", "namespaces", &["list", "watch"]),
+    ];
     let subject = json!({"kind": "ServiceAccount", "name": ACCOUNT, "namespace": OPERATOR_NAMESPACE});
     [
         json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": "grants"}, "rules": rules}),
@@ -243,7 +254,7 @@ fn account(namespaces: &[&str]) -> Vec<Value> {
     let rules = json!([
         rule("idtoken.dev", "idtokenbindings", &["list", "watch"]),
         rule("idtoken.dev", "idtokenbindings/status", &["patch"]),
-        rule("", "secrets", &["get", "list", "watch", "create", "update"]),
+        rule("", "secrets", &["get", "list", "watch", "create", "update", "delete"]),
         rule("events.k8s.io", "events", &["create", "patch"]),
     ]);
     let account = json!({"kind": "ServiceAccount", "name": ACCOUNT, "namespace": OPERATOR_NAMESPACE});

@@ -7,7 +7,7 @@ mod injection;
 #[path = "common/pods.rs"]
 mod pods;
 
-use injection::{array, checked, facts};
+use injection::{checked, facts, is_handled, is_whole};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -148,55 +148,6 @@ fn push(list: &mut Value, item: Value) {
         Value::Array(items) => items.push(item),
         other => *other = json!([item]),
     }
-}
-
-/// Whether the pod asks for something, and is no mirror pod.
-fn is_handled(pod: &Value) -> bool {
-    let annotations = &pod["metadata"]["annotations"];
-    annotations["idtoken.dev/inject"].is_string() && annotations["kubernetes.io/config.mirror"].is_null()
-}
-
-/// The volume holds every binding; each chosen container has it mounted, but for those whose author mounted something else there, and
-/// names its files; and the pod says so.
-fn is_whole(pod: &Value) {
-    let annotation =
-        |key: &str| pod["metadata"]["annotations"][format!("idtoken.dev/{key}")].as_str().unwrap_or_default();
-    let names: Vec<_> = annotation("inject").split(',').map(str::trim).collect();
-    let volumes: Vec<_> =
-        array(&pod["spec"]["volumes"]).iter().filter(|volume| volume["name"] == "idtoken").collect();
-    assert_eq!(volumes.len(), 1, "{pod}");
-    let sources = volumes[0]["projected"]["sources"].to_string();
-    for name in &names {
-        assert_eq!(sources.matches(&format!("\"{name}/token\"")).count(), 1, "{sources}");
-    }
-    let chosen: Vec<_> =
-        annotation("containers").split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-    let containers = ["containers", "initContainers"].into_iter().flat_map(|list| array(&pod["spec"][list]));
-    for container in containers.filter(|c| chosen.is_empty() || chosen.contains(&c["name"].as_str().unwrap()))
-    {
-        let mounts = array(&container["volumeMounts"]);
-        let path = annotation("mount-path").trim_end_matches('/');
-        let path = if path.is_empty() { "/var/run/secrets/idtoken.dev" } else { path };
-        let is_ours = |mount: &&Value| mount["name"] == "idtoken" && mount["subPath"].is_null();
-        let Some(ours) = mounts.iter().find(is_ours) else {
-            let at_path = |mount: &Value| mount["mountPath"].as_str().unwrap().trim_end_matches('/') == path;
-            assert!(mounts.iter().any(at_path), "{container}");
-            continue;
-        };
-        let directory = ours["mountPath"].as_str().unwrap().trim_end_matches('/').replace('$', "$$");
-        for name in &names {
-            let variable = format!("IDTOKEN_FILE_{}", name.to_uppercase().replace(['-', '.'], "_"));
-            let found: Vec<_> =
-                array(&container["env"]).iter().filter(|v| v["name"] == variable.as_str()).collect();
-            let expected = json!({"name": variable, "value": format!("{directory}/{name}/token")});
-            assert!(
-                found == [&expected] || found == [&json!({"name": "IDTOKEN_FILE_ORDERS"})],
-                "{container}"
-            );
-        }
-    }
-    let status: Value = serde_json::from_str(annotation("status")).unwrap();
-    assert_eq!(status["injector"], "webhook");
 }
 
 fn noon() -> Timestamp {

@@ -4,12 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    context::Context,
-    credentials::InCluster,
-    memory::Entry,
-    obtain::obtain,
-    revoke::{Revoked, revoke},
-    secrets,
+    context::Context, credentials::InCluster, memory::Entry, obtain::obtain, revoke::revoke, secrets,
     status::status,
 };
 use crate::{
@@ -88,12 +83,12 @@ pub(super) async fn apply(
             Outcome { problem: Some(problem), look, ..as_it_is }
         }
         Decision::Revoke(problem) => match revoke(ctx, owner, wanted).await {
-            Ok(Revoked::Removed(now)) => {
+            Ok(Some(now)) => {
                 entry.attempts = None;
                 Outcome { problem: Some(problem), ..Outcome::of(now) }
             }
             // Looked at again with back-off, until the watches have caught up.
-            Ok(Revoked::Granted) => {
+            Ok(None) => {
                 let again = Problem { retry: Retry::Transient { retry_after: None }, ..problem };
                 let look = note_failure(entry, REVOCATION.to_owned(), owner, &again);
                 Outcome { problem: Some(again), look, ..as_it_is }

@@ -47,10 +47,8 @@ impl LiveGrants {
             return Ok(grant::authorise(grants.iter(), namespace, None, wanted));
         }
         let grants = self.list(client).await?;
-        let labels = match grants.iter().any(|grant| grant.spec.namespaces.selector.is_some()) {
-            true => labels(client, namespace).await?,
-            false => None,
-        };
+        let selects = grants.iter().any(|grant| grant.spec.namespaces.selector.is_some());
+        let labels = if selects { labels(client, namespace).await? } else { None };
         Ok(grant::authorise(grants.iter(), namespace, labels.as_ref(), wanted))
     }
 

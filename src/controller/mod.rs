@@ -150,18 +150,9 @@ pub async fn run(
         }))
     });
     let ctx = Arc::new(context(client, parts, caches, fence, grace));
-    tokio::spawn(forget_the_gone(ctx.clone(), bindings.clone(), stop.clone()));
-    let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
-    tokio::spawn(health.vital("the statuses of grants", usage));
-    if let Some(excluded) = uninjected {
-        let search = Search { ctx: ctx.clone(), scope, excluded, start: clock::now() };
-        tokio::spawn(health.vital("the search for pods without injection", search.run(stop.clone())));
-    }
-    let met = health.clone();
-    tokio::spawn(async move {
-        fills.settled().await;
-        met.met(Condition::CachesFilled);
-    });
+    let start = clock::now();
+    let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded, start });
+    begin(&ctx, bindings, fills, search, &health, &stop);
     tracing::info!("watching bindings");
     let worked = fleet.run(ctx, needs, &health, &stop).await;
     drained.cancel();
@@ -169,6 +160,28 @@ pub async fn run(
         candidate.await?;
     }
     worked
+}
+
+/// Starts what goes on beside the visits.
+fn begin(
+    ctx: &Arc<Context>,
+    bindings: Cache<IdTokenBinding>,
+    fills: Fills,
+    search: Option<Search>,
+    health: &Health,
+    stop: &CancellationToken,
+) {
+    tokio::spawn(forget_the_gone(ctx.clone(), bindings.clone(), stop.clone()));
+    let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
+    tokio::spawn(health.vital("the statuses of grants", usage));
+    if let Some(search) = search {
+        tokio::spawn(health.vital("the search for pods without injection", search.run(stop.clone())));
+    }
+    let met = health.clone();
+    tokio::spawn(async move {
+        fills.settled().await;
+        met.met(Condition::CachesFilled);
+    });
 }
 
 fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: SignedDuration) -> Context {

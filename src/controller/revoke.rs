@@ -11,17 +11,13 @@ use crate::{
     telemetry::metrics::Write,
 };
 
-/// What came of it.
-#[derive(Debug, PartialEq)]
-pub(super) enum Revoked {
-    /// No Secret of ours is there any more; this is.
-    Removed(Observed),
-    /// Nothing was done: it is granted, which the watches have not brought yet.
-    Granted,
-}
-
-/// Asks the API server itself whether it is still not granted, and then removes just the Secret that it answers to be ours.
-pub(super) async fn revoke(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Result<Revoked, Problem> {
+/// Asks the API server itself whether it is still not granted, and then removes just the Secret that it answers to be ours. Gives
+/// what stands under the name then; `None`: nothing was done, since a grant allows it, which the watches have not brought yet.
+pub(super) async fn revoke(
+    ctx: &Context,
+    owner: &Owner,
+    wanted: &Wanted,
+) -> Result<Option<Observed>, Problem> {
     let Owner { namespace, name: binding, .. } = owner;
     let live = ctx.live_grants.authorise(&ctx.client, &ctx.caches.grants, owner, wanted).await;
     if live.map_err(|error| stays(wanted, &error, false))?.is_ok() {
@@ -30,19 +26,19 @@ pub(super) async fn revoke(ctx: &Context, owner: &Owner, wanted: &Wanted) -> Res
             name = binding,
             "a grant allows it, although the watches say none does; its Secret stays"
         );
-        return Ok(Revoked::Granted);
+        return Ok(None);
     }
     let failed = |error: secrets::Error| stays(wanted, &error.to_string(), error.code() == Some(403));
     let secret = secrets::metadata(&ctx.client, namespace, &wanted.secret.name).await.map_err(failed)?;
     let observed = observe(secret.as_ref().map(|secret| &secret.metadata), &owner.uid, false);
-    let Observed::Ours(ours) = &observed else { return Ok(Revoked::Removed(observed)) };
+    let Observed::Ours(ours) = &observed else { return Ok(Some(observed)) };
     let deleted = secrets::delete(&ctx.client, namespace, &ours.metadata).await;
     let result = if deleted.is_ok() { "removed" } else { "failed" };
     ctx.metrics.secret_writes.get_or_create(&Write { result }).inc();
     deleted.map_err(failed)?;
     let secret = &wanted.secret.name;
     tracing::info!(namespace, name = binding, secret, "the Secret was removed: no grant allows it any more");
-    Ok(Revoked::Removed(Observed::Absent))
+    Ok(Some(Observed::Absent))
 }
 
 fn stays(wanted: &Wanted, error: &str, is_forbidden: bool) -> Problem {

@@ -5,7 +5,7 @@
 
 use idtoken_operator::plan::inject::{BindingFacts, Injection, inject};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Every second name is a binding: those of an even length.
 pub fn facts(name: &str) -> Option<BindingFacts> {
@@ -128,6 +128,55 @@ fn added_is_new(before: &Value, after: &Value, key: &dyn Fn(&Value) -> String) {
             "{added} is there already: {before:?}"
         );
     }
+}
+
+/// Whether the pod asks for something, and is no mirror pod.
+pub fn is_handled(pod: &Value) -> bool {
+    let annotations = &pod["metadata"]["annotations"];
+    annotations["idtoken.dev/inject"].is_string() && annotations["kubernetes.io/config.mirror"].is_null()
+}
+
+/// The volume holds every binding; each chosen container has it mounted, but for those whose author mounted something else there, and
+/// names its files; and the pod says so.
+pub fn is_whole(pod: &Value) {
+    let annotation =
+        |key: &str| pod["metadata"]["annotations"][format!("idtoken.dev/{key}")].as_str().unwrap_or_default();
+    let names: Vec<_> = annotation("inject").split(',').map(str::trim).collect();
+    let volumes: Vec<_> =
+        array(&pod["spec"]["volumes"]).iter().filter(|volume| volume["name"] == "idtoken").collect();
+    assert_eq!(volumes.len(), 1, "{pod}");
+    let sources = volumes[0]["projected"]["sources"].to_string();
+    for name in &names {
+        assert_eq!(sources.matches(&format!("\"{name}/token\"")).count(), 1, "{sources}");
+    }
+    let chosen: Vec<_> =
+        annotation("containers").split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let containers = ["containers", "initContainers"].into_iter().flat_map(|list| array(&pod["spec"][list]));
+    for container in containers.filter(|c| chosen.is_empty() || chosen.contains(&c["name"].as_str().unwrap()))
+    {
+        let mounts = array(&container["volumeMounts"]);
+        let path = annotation("mount-path").trim_end_matches('/');
+        let path = if path.is_empty() { "/var/run/secrets/idtoken.dev" } else { path };
+        let is_ours = |mount: &&Value| mount["name"] == "idtoken" && mount["subPath"].is_null();
+        let Some(ours) = mounts.iter().find(is_ours) else {
+            let at_path = |mount: &Value| mount["mountPath"].as_str().unwrap().trim_end_matches('/') == path;
+            assert!(mounts.iter().any(at_path), "{container}");
+            continue;
+        };
+        let directory = ours["mountPath"].as_str().unwrap().trim_end_matches('/').replace('$', "$$");
+        for name in &names {
+            let variable = format!("IDTOKEN_FILE_{}", name.to_uppercase().replace(['-', '.'], "_"));
+            let found: Vec<_> =
+                array(&container["env"]).iter().filter(|v| v["name"] == variable.as_str()).collect();
+            let expected = json!({"name": variable, "value": format!("{directory}/{name}/token")});
+            assert!(
+                found == [&expected] || found == [&json!({"name": "IDTOKEN_FILE_ORDERS"})],
+                "{container}"
+            );
+        }
+    }
+    let status: Value = serde_json::from_str(annotation("status")).unwrap();
+    assert_eq!(status["injector"], "webhook");
 }
 
 pub fn array(value: &Value) -> &[Value] {

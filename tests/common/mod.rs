@@ -17,9 +17,12 @@ pub mod emulator;
 pub mod envoy;
 mod google_flags;
 pub mod http_client;
+pub mod injection;
 pub mod leaks;
 pub mod mint;
 pub mod mounted;
+pub mod other_webhook;
+pub mod pods;
 pub mod python;
 pub mod refusals;
 

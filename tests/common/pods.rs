@@ -63,6 +63,9 @@ pub fn accepted() -> impl Strategy<Value = Value> {
                 "metadata": {"generateName": "random-", "namespace": "shop", "annotations": annotations},
                 "spec": {"initContainers": named(init, "init"), "containers": named(main, "main"), "volumes": volumes},
             });
+            if pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] != absent() {
+                pod["spec"]["nodeName"] = json!("node"); // kubelet says where its mirror pods run
+            }
             if let Some(host_network) = host_network {
                 pod["spec"]["hostNetwork"] = json!(host_network);
             }

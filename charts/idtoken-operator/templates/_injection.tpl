@@ -104,8 +104,11 @@ that injects leaves alone what the other one refuses. Needs Kubernetes 1.36. */}
   expression: variables.asked[?'file-mode'].orValue('0444')
 - name: optional
   expression: variables.asked[?'optional'].orValue('false')
+# A pod without containers is refused later on.
+- name: main
+  expression: "object.spec.?containers.orValue(null) == null ? [] : object.spec.containers"
 - name: containers
-  expression: object.spec.?initContainers.orValue([]) + object.spec.?containers.orValue([])
+  expression: object.spec.?initContainers.orValue([]) + variables.main
 - name: unsupported
   expression: >-
     ['agent', 'proxy', 'guard'].filter(k, k in variables.asked && !(k == 'agent' && variables.asked[k] == 'false'))

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Pod},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 
@@ -126,7 +126,9 @@ impl Pods {
     }
 
     fn confirm(&mut self, metadata: &ObjectMeta) {
-        let is_young = metadata.creation_timestamp.as_ref().is_some_and(|time| time.0 >= self.start);
+        // The API server cuts the time of creation to the second.
+        let is_young = |created: &Time| created.0.as_second() >= self.start.as_second();
+        let is_young = metadata.creation_timestamp.as_ref().is_some_and(is_young);
         let Some(owner) = owner(metadata).filter(|_| is_young) else { return };
         if self.told.is_new(INJECTED, owner.uid.as_deref().unwrap_or_default()) {
             self.tasks.push_back(Task::Confirm { owner: Box::new(owner), note: confirmation(metadata) });

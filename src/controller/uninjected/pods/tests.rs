@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn pods() -> Pods {
-    Pods::new(Excluded::new(["kube-system".to_owned()]), "2026-11-22T12:00:00Z".parse().unwrap())
+    Pods::new(Excluded::new(["kube-system".to_owned()]), "2026-11-22T12:00:00.9Z".parse().unwrap())
 }
 
 /// A pod with a UID; of the owner that is named, if one is.

@@ -62,62 +62,10 @@ impl Named {
 
     /// Every way to write another address so that it looks like a good one.
     fn disguises(&self) -> Vec<String> {
-        let Self { host, suffix, path, .. } = self;
+        let Self { suffix, path, .. } = self;
         let good = self.authority();
         let mut all = Vec::new();
-        // What stands between the true host and what is to be seen.
-        for gap in [
-            "/",
-            "/.",
-            "//",
-            "?",
-            "?.",
-            "#",
-            "#.",
-            "\\",
-            "\\.",
-            "\\\\",
-            "@",
-            ":@",
-            ":443@",
-            ":443.",
-            ":",
-            ".",
-            "-",
-            "",
-            ";",
-            "&",
-            "%2f",
-            "%2f.",
-            "%5c.",
-            "%23.",
-            "%3f.",
-            "%40",
-            "%00.",
-            "%2e",
-            "\t.",
-            "\n.",
-            "\r\n.",
-            "/\t.",
-            "\u{3002}",
-            "\u{ff0e}",
-            "\u{ff61}",
-            "\u{ff0f}.",
-            "\u{ff1f}.",
-            "\u{ff03}.",
-            "\u{ff20}",
-            "\u{2044}.",
-            "\u{ad}.",
-            "\u{200d}.",
-            "\u{2100}.",
-            " .",
-            "|.",
-            "<.",
-            "^.",
-            "_.",
-            "\u{0}.",
-            "\u{7f}.",
-        ] {
+        for gap in GAPS {
             for end in ["", path.as_str()] {
                 all.push(format!("https://evil.example{gap}{good}{end}"));
                 all.push(format!("https://evil.example{gap}{suffix}{end}"));
@@ -130,25 +78,19 @@ impl Named {
         {
             all.push(format!("https://{user}{good}{path}"));
         }
-        for scheme in [
-            "http://",
-            "ftp://",
-            "https:",
-            "https:/",
-            "https:///",
-            "https:\\\\",
-            "https:/\\",
-            "//",
-            "",
-            "javascript://",
-            "https://https://",
-            " https://",
-            "ht\ttps://",
-            "https\u{ff1a}//",
-            "file://",
-        ] {
+        for scheme in SCHEMES {
             all.push(format!("{scheme}{good}{path}"));
         }
+        for tail in TAILS {
+            all.push(format!("https://{good}{path}{tail}"));
+        }
+        all.extend(self.other_hosts());
+        all
+    }
+
+    fn other_hosts(&self) -> Vec<String> {
+        let Self { host, suffix, path, .. } = self;
+        let mut all = Vec::new();
         for host in [
             format!("{host}."),
             format!("{host}.."),
@@ -174,12 +116,6 @@ impl Named {
             for port in ["", ":", ":443", ":80", ":8443", ":443443", ":+443", ":\u{ff14}"] {
                 all.push(format!("https://{host}{port}{path}"));
             }
-        }
-        for tail in [
-            "?", "?x", "#", "#x", "\\", "..", "../x", "../../x", "%2e%2e/x", ".%2E/x", "..;/x", "..;a/x",
-            "..%2fx", "..%5cx", "..\\x", "./x", "x/..", "\t../x", "%00", " ", "\u{e9}",
-        ] {
-            all.push(format!("https://{good}{path}{tail}"));
         }
         all
     }
@@ -220,6 +156,83 @@ impl Named {
         }
     }
 }
+
+/// What may stand between the true host and the one that is to be seen.
+const GAPS: [&str; 50] = [
+    "/",
+    "/.",
+    "//",
+    "?",
+    "?.",
+    "#",
+    "#.",
+    "\\",
+    "\\.",
+    "\\\\",
+    "@",
+    ":@",
+    ":443@",
+    ":443.",
+    ":",
+    ".",
+    "-",
+    "",
+    ";",
+    "&",
+    "%2f",
+    "%2f.",
+    "%5c.",
+    "%23.",
+    "%3f.",
+    "%40",
+    "%00.",
+    "%2e",
+    "\t.",
+    "\n.",
+    "\r\n.",
+    "/\t.",
+    "\u{3002}",
+    "\u{ff0e}",
+    "\u{ff61}",
+    "\u{ff0f}.",
+    "\u{ff1f}.",
+    "\u{ff03}.",
+    "\u{ff20}",
+    "\u{2044}.",
+    "\u{ad}.",
+    "\u{200d}.",
+    "\u{2100}.",
+    " .",
+    "|.",
+    "<.",
+    "^.",
+    "_.",
+    "\u{0}.",
+    "\u{7f}.",
+];
+/// What may stand in the place of `https://`.
+const SCHEMES: [&str; 15] = [
+    "http://",
+    "ftp://",
+    "https:",
+    "https:/",
+    "https:///",
+    "https:\\\\",
+    "https:/\\",
+    "//",
+    "",
+    "javascript://",
+    "https://https://",
+    " https://",
+    "ht\ttps://",
+    "https\u{ff1a}//",
+    "file://",
+];
+/// What may follow a path.
+const TAILS: [&str; 21] = [
+    "?", "?x", "#", "#x", "\\", "..", "../x", "../../x", "%2e%2e/x", ".%2E/x", "..;/x", "..;a/x", "..%2fx",
+    "..%5cx", "..\\x", "./x", "x/..", "\t../x", "%00", " ", "\u{e9}",
+];
 
 /// Characters that separate, vanish, or look like others.
 fn nasty() -> impl Strategy<Value = String> {
