@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     controller::{self, Election, GrantsFile, Parts, Settings},
-    plan::lease::Timing,
+    plan::{lease::Timing, uninjected::Excluded},
     telemetry::{health::Condition, metrics::Metrics},
     token::{http::Http, mint::Minter, operator::Operator},
     verify::{Verifier, jwks::Jwks},
@@ -40,6 +40,18 @@ pub(super) struct Args {
     /// Serve bindings whose source is a Kubernetes ServiceAccount. Needs the right to watch ServiceAccounts and to make tokens for them
     #[arg(long, env = "IDTOKEN_OPERATOR_KUBERNETES_SERVICE_ACCOUNTS")]
     kubernetes_service_accounts: bool,
+    /// Look for pods that ask for tokens by the annotation idtoken.dev/inject and have none, and report them by Events and by the metric
+    /// idtoken_uninjected_pods. Needs the right to get, list and watch pods
+    #[arg(long, env = "IDTOKEN_OPERATOR_REPORT_UNINJECTED_PODS")]
+    report_uninjected_pods: bool,
+    /// Namespaces whose pods are not to be reported, since nothing is injected there; `NAME*` stands for all that begin so
+    #[arg(
+        long,
+        env = "IDTOKEN_OPERATOR_EXCLUDE_NAMESPACES",
+        value_name = "NAMESPACES",
+        value_delimiter = ','
+    )]
+    exclude_namespaces: Vec<String>,
     /// Refuse tokens whose signature can't be checked because the issuer's keys can't be fetched
     #[arg(long, env = "IDTOKEN_OPERATOR_REQUIRE_SIGNATURE")]
     require_signature: bool,
@@ -101,7 +113,9 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
         metrics,
     };
     let kubernetes_service_accounts = args.kubernetes_service_accounts;
-    let settings = Settings { scope, grants, grace: args.grant_grace, kubernetes_service_accounts, election };
+    let uninjected = args.report_uninjected_pods.then(|| Excluded::new(args.exclude_namespaces));
+    let grace = args.grant_grace;
+    let settings = Settings { scope, grants, grace, kubernetes_service_accounts, uninjected, election };
     Box::pin(controller::run(client, settings, parts, health, stop)).await
 }
 

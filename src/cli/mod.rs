@@ -8,7 +8,7 @@ mod endpoints;
 mod identity;
 mod namespaces;
 mod process;
-mod token;
+pub mod token;
 mod webhook;
 
 use std::process::ExitCode;

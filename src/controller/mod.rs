@@ -22,6 +22,7 @@ mod secrets;
 mod status;
 mod token_request;
 mod triggers;
+mod uninjected;
 
 use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -49,6 +50,7 @@ use self::{
     memory::{Entry, Memory},
     status::status,
     triggers::Triggers,
+    uninjected::Search,
 };
 use crate::{
     api::IdTokenBinding,
@@ -59,6 +61,7 @@ use crate::{
         refresh::{RECHECK, sleep_until},
         secret::Owner,
         status::stalls_at,
+        uninjected::Excluded,
         validate::validate,
     },
     telemetry::{
@@ -96,6 +99,8 @@ pub struct Settings {
     pub grace: SignedDuration,
     /// Whether bindings may have Kubernetes ServiceAccounts as source: it takes the right to make tokens for them.
     pub kubernetes_service_accounts: bool,
+    /// Whether to look for pods that ask for tokens and have none: everywhere but in these namespaces.
+    pub uninjected: Option<Excluded>,
     /// Which of several acts, and a client for the Lease that does not try again by itself.
     pub election: Option<(Election, Client)>,
 }
@@ -108,7 +113,7 @@ pub async fn run(
     health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Settings { scope, grants, grace, election, kubernetes_service_accounts } = settings;
+    let Settings { scope, grants, grace, election, kubernetes_service_accounts, uninjected } = settings;
     let (role, watched) = watch::channel(Role::Follower);
     let fence = election.as_ref().map_or_else(Fence::open, |_| Fence::of(watched));
     let refused = parts.metrics.refused_watches.clone();
@@ -116,7 +121,7 @@ pub async fn run(
     let bindings = fleet.bindings.clone();
     let triggers = Triggers {
         client: client.clone(),
-        scope,
+        scope: scope.clone(),
         bindings: bindings.clone(),
         wakes: fleet.wakes.clone(),
         health: health.clone(),
@@ -145,14 +150,9 @@ pub async fn run(
         }))
     });
     let ctx = Arc::new(context(client, parts, caches, fence, grace));
-    tokio::spawn(forget_the_gone(ctx.clone(), bindings.clone(), stop.clone()));
-    let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
-    tokio::spawn(health.vital("the statuses of grants", usage));
-    let met = health.clone();
-    tokio::spawn(async move {
-        fills.settled().await;
-        met.met(Condition::CachesFilled);
-    });
+    let start = clock::now();
+    let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded, start });
+    begin(&ctx, bindings, fills, search, &health, &stop);
     tracing::info!("watching bindings");
     let worked = fleet.run(ctx, needs, &health, &stop).await;
     drained.cancel();
@@ -160,6 +160,28 @@ pub async fn run(
         candidate.await?;
     }
     worked
+}
+
+/// Starts what goes on beside the visits.
+fn begin(
+    ctx: &Arc<Context>,
+    bindings: Cache<IdTokenBinding>,
+    fills: Fills,
+    search: Option<Search>,
+    health: &Health,
+    stop: &CancellationToken,
+) {
+    tokio::spawn(forget_the_gone(ctx.clone(), bindings.clone(), stop.clone()));
+    let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
+    tokio::spawn(health.vital("the statuses of grants", usage));
+    if let Some(search) = search {
+        tokio::spawn(health.vital("the search for pods without injection", search.run(stop.clone())));
+    }
+    let met = health.clone();
+    tokio::spawn(async move {
+        fills.settled().await;
+        met.met(Condition::CachesFilled);
+    });
 }
 
 fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: SignedDuration) -> Context {
