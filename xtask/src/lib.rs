@@ -1,5 +1,6 @@
 //! Developer commands of idtoken-operator, as a library that tests, demo and benchmarks share.
 
+pub mod bench;
 pub mod chart;
 pub mod clock;
 pub mod cluster;
@@ -10,6 +11,7 @@ pub mod image;
 pub mod node;
 pub mod packages;
 pub mod port;
+mod probe;
 pub mod process;
 pub mod progress;
 pub mod test;

@@ -16,6 +16,7 @@ struct Cli {
 enum Command {
     Demo(xtask::demo::DemoArgs),
     Test(xtask::test::TestArgs),
+    Bench(xtask::bench::BenchArgs),
     Chart(xtask::chart::ChartArgs),
     Cluster(xtask::cluster::command::ClusterArgs),
     Image(xtask::image::command::ImageArgs),
@@ -29,6 +30,7 @@ async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => xtask::demo::run(args).await,
         Command::Test(args) => xtask::test::run(args).await,
+        Command::Bench(args) => xtask::bench::run(args).await,
         Command::Image(args) => xtask::image::command::run(args).await,
         Command::Node(args) => xtask::node::command::run(args).await,
         Command::Chart(args) => xtask::chart::run(args).await,

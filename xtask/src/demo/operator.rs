@@ -3,16 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use anyhow::Context as _;
 
 use super::chart::{Chart, NAMESPACE, RELEASE};
 use super::ground::Ground;
-use crate::port;
 use crate::process::{Process, Program, tail, wait_for};
+use crate::{port, probe};
 
 /// Free ports of the loopback.
 #[derive(Debug)]
@@ -113,7 +109,7 @@ impl Operator {
         let url = format!("http://127.0.0.1:{}/readyz", telemetry.health);
         let what = format!("the {component} to be ready");
         let ready = tokio::select! {
-            ready = wait_for(&what, READY, || answers(&url)) => ready,
+            ready = wait_for(&what, READY, || probe::answers(&url)) => ready,
             status = process.wait() => Err(process.ended_early(status?)),
         };
         self.programs.push(process);
@@ -137,13 +133,6 @@ fn is_confusing(name: &str) -> bool {
     const NAMES: [&str; 3] =
         ["GOOGLE_APPLICATION_CREDENTIALS", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
     NAMES.contains(&name) || name.starts_with("IDTOKEN_OPERATOR_")
-}
-
-async fn answers(url: &str) -> anyhow::Result<()> {
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let status = client.get(url.parse()?).await?.status();
-    ensure!(status.is_success(), "{url} answers {status}");
-    Ok(())
 }
 
 const READY: Duration = Duration::from_secs(30);

@@ -1,0 +1,44 @@
+//! The programs that are measured: built as they are released.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use crate::progress::Step;
+
+/// Builds a package's program with the release profile, alone, so that nothing else adds features to what it is made of; tells
+/// where it is.
+pub(super) fn release(package: &str) -> anyhow::Result<PathBuf> {
+    let step = Step::start(format!("building {package} as it is released"), "minutes the first time");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["build", "--locked", "--quiet", "--release", "--package", package, "--bin", package])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(output.status.success(), "building {package} failed: {}", output.status);
+    let program = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .with_context(|| format!("cargo built {package}, but did not say where the program is"))?;
+    step.done();
+    Ok(program)
+}
+
+/// Runs `program` in place of this one, with this one's arguments and more; ends as it ends.
+pub(super) fn instead(program: &Path, more: &[&OsStr]) -> anyhow::Result<()> {
+    let status = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .args(more)
+        .status()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    std::process::exit(status.code().unwrap_or(1))
+}

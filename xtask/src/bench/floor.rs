@@ -1,0 +1,114 @@
+//! The floor: the least that could answer an AdmissionReview with the same libraries. It reads the body and the uid, and lets
+//! everything in. A webhook can't be faster than this without giving up axum, hyper or rustls.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
+use axum::routing::post;
+use clap::Args;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Deserialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::cluster::certificates::Authority;
+use crate::cluster::kubeconfig::write_private;
+use crate::process::{Program, wait_for};
+
+use super::load::Server;
+
+/// The server that only echoes the uid
+#[derive(Debug, Args)]
+pub(super) struct FloorArgs {
+    /// Where to listen
+    #[arg(long)]
+    addr: SocketAddr,
+    /// Certificate (PEM)
+    #[arg(long)]
+    certificate: PathBuf,
+    /// Its key (PEM)
+    #[arg(long)]
+    key: PathBuf,
+}
+
+/// Serves until the process is ended.
+pub(super) async fn run(args: FloorArgs) -> anyhow::Result<()> {
+    // Fails only when a provider is installed already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(
+        vec![CertificateDer::from_pem_file(args.certificate)?],
+        PrivateKeyDer::from_pem_file(args.key)?,
+    )?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let app = Router::new().route("/mutate", post(echo));
+    let listener = TcpListener::bind(args.addr).await?;
+    loop {
+        let (tcp, _) = listener.accept().await?;
+        tokio::spawn(connection(tcp, acceptor.clone(), app.clone()));
+    }
+}
+
+async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, app: Router) -> anyhow::Result<()> {
+    tcp.set_nodelay(true)?;
+    let tls = acceptor.accept(tcp).await?;
+    let served = auto::Builder::new(TokioExecutor::new())
+        .http2_only()
+        .serve_connection(TokioIo::new(tls), TowerToHyperService::new(app))
+        .await;
+    served.map_err(anyhow::Error::from_boxed)
+}
+
+#[derive(Deserialize)]
+struct Review<'a> {
+    #[serde(borrow)]
+    request: Request<'a>,
+}
+
+#[derive(Deserialize)]
+struct Request<'a> {
+    uid: &'a str,
+}
+
+async fn echo(body: Bytes) -> Result<([(HeaderName, &'static str); 1], String), StatusCode> {
+    let review: Review<'_> = serde_json::from_slice(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let uid = review.request.uid;
+    let answer = format!(
+        r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{{"uid":"{uid}","allowed":true}}}}"#
+    );
+    Ok(([(CONTENT_TYPE, "application/json")], answer))
+}
+
+/// Starts one as a process of its own, with a certificate of its own, and waits until it answers.
+pub(super) async fn start(directory: &std::path::Path) -> anyhow::Result<Server> {
+    let authority = Authority::new()?;
+    let credential = authority.server(&["127.0.0.1"])?;
+    let (certificate, key) = (directory.join("floor.crt"), directory.join("floor.key"));
+    write_private(&certificate, &credential.certificate)?;
+    write_private(&key, &credential.key)?;
+    let addr = SocketAddr::from(([127, 0, 0, 1], crate::port::free()?));
+    let process = Program::new(std::env::current_exe().context("this program's own file is unknown")?)
+        .args(["bench", "floor", "--addr", &addr.to_string(), "--certificate"])
+        .arg(certificate)
+        .arg("--key")
+        .arg(key)
+        .spawn(&directory.join("floor.log"))?;
+    let listening =
+        wait_for("the floor", START, async || TcpStream::connect(addr).await.map(drop).map_err(Into::into));
+    listening.await.with_context(|| process.log())?;
+    Server::new(addr, &authority.pem(), process)
+}
+
+const START: Duration = Duration::from_secs(10);
