@@ -8,14 +8,13 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{
-    AUDIENCE, OPERATOR_NAMESPACE, SOON, World, audit::Audit, binding, claims, conditions, google_options,
+    AUDIENCE, OPERATOR_NAMESPACE, SOON, World,
+    attempt::{Attempt, client, post},
+    audit::Audit,
+    binding, claims, conditions, google_options,
 };
 use idtoken_operator::api::IdTokenBinding;
-use kube::{
-    Api, Client, Config,
-    api::PostParams,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Api, Client, api::PostParams};
 use serde_json::{Value, json};
 use xtask::{
     cluster::ClusterOptions,
@@ -315,40 +314,6 @@ async fn tokens_are_made_only_of_accounts_that_bindings_of_their_namespace_name(
     world.end().await;
 }
 
-/// A call of the API, and what is said to it; `""`: it is allowed.
-struct Attempt {
-    method: &'static str,
-    path: String,
-    body: Value,
-    refusal: String,
-}
-
-impl Attempt {
-    fn new(method: &'static str, path: &str, body: Value, refusal: &str) -> Self {
-        Self { method, path: path.to_owned(), body, refusal: refusal.to_owned() }
-    }
-
-    async fn by(&self, client: &Client) -> Result<Value, String> {
-        let content =
-            if self.method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let body = if self.body.is_null() { Vec::new() } else { serde_json::to_vec(&self.body).unwrap() };
-        let request = http::Request::builder().method(self.method).uri(&self.path);
-        match client.request::<Value>(request.header("content-type", content).body(body).unwrap()).await {
-            Ok(answer) => Ok(answer),
-            Err(kube::Error::Api(status)) => Err(status.message.clone()),
-            Err(error) => panic!("{} {}: {error}", self.method, self.path),
-        }
-    }
-
-    fn about(&self) -> String {
-        format!("{} {} {}", self.method, self.path, self.body)
-    }
-}
-
-fn post(path: &str, body: Value, refusal: &str) -> Attempt {
-    Attempt::new("POST", path, body, refusal)
-}
-
 /// Asserts what becomes of each attempt, and that nobody else is bound.
 async fn assert_bound(world: &World, bound: &Client, policy: &str, attempts: &[Attempt]) {
     wait_for("the policy to be heeded", SOON, || async {
@@ -391,13 +356,6 @@ async fn start(values: &[&str]) -> World {
         "subjects": [{"apiGroup": group, "kind": "Group", "name": "system:serviceaccounts:idtoken-system"}],
     })]);
     world
-}
-
-async fn client(world: &World, account: &str) -> Client {
-    let file = world.cluster.kubeconfig_for_service_account(OPERATOR_NAMESPACE, account).await.unwrap();
-    let file = Kubeconfig::read_from(file).unwrap();
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
-    Client::try_from(config).unwrap()
 }
 
 fn named(namespace: &str, name: &str) -> String {
