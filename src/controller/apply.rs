@@ -82,22 +82,7 @@ pub(super) async fn apply(
             let look = look_again(&problem, clock::now());
             Outcome { problem: Some(problem), look, ..as_it_is }
         }
-        Decision::Revoke(problem) => match revoke(ctx, owner, wanted).await {
-            Ok(Some(now)) => {
-                entry.attempts = None;
-                Outcome { problem: Some(problem), ..Outcome::of(now) }
-            }
-            // Looked at again with back-off, until the watches have caught up.
-            Ok(None) => {
-                let again = Problem { retry: Retry::Transient { retry_after: None }, ..problem };
-                let look = note_failure(entry, REVOCATION.to_owned(), owner, &again);
-                Outcome { problem: Some(again), look, ..as_it_is }
-            }
-            Err(problem) => {
-                let look = note_failure(entry, REVOCATION.to_owned(), owner, &problem);
-                Outcome { problem: Some(problem), look, ..as_it_is }
-            }
-        },
+        Decision::Revoke(problem) => take_back(ctx, owner, wanted, problem, as_it_is, entry).await,
         Decision::Mint { restores } => {
             let credential = facts.credential.as_deref();
             match first_seen_then_mint(ctx, binding, owner, wanted, &facts, entry).await {
@@ -122,6 +107,28 @@ pub(super) async fn apply(
             }
         }
     }
+}
+
+/// Removes the Secret, if it is really not granted: `problem` says what is missing.
+async fn take_back(
+    ctx: &Context,
+    owner: &Owner,
+    wanted: &Wanted,
+    problem: Problem,
+    as_it_is: Outcome,
+    entry: &mut Entry,
+) -> Outcome {
+    let problem = match revoke(ctx, owner, wanted).await {
+        Ok(Some(now)) => {
+            entry.attempts = None;
+            return Outcome { problem: Some(problem), ..Outcome::of(now) };
+        }
+        // Looked at again with back-off, until the watches have caught up.
+        Ok(None) => Problem { retry: Retry::Transient { retry_after: None }, ..problem },
+        Err(problem) => problem,
+    };
+    let look = note_failure(entry, REVOCATION.to_owned(), owner, &problem);
+    Outcome { problem: Some(problem), look, ..as_it_is }
 }
 
 /// Notes that a token was published, and says when the next one is due.
