@@ -49,6 +49,32 @@ async fn the_controller_makes_tokens_for_workload_identity_pools_only() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn the_tokens_of_the_operators_own_pods_live_an_hour() {
+    let world = start(&[]).await;
+    let rendered = world.render(&[]);
+    let pods = rendered.iter().filter(|object| object["kind"] == "Deployment");
+    let mounted: Vec<_> =
+        pods.map(|o| &o["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"][0]).collect();
+    let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}});
+    assert_eq!(mounted, [&token, &token]);
+    let spec = json!({"serviceAccountName": "app", "containers": [{"name": "app", "image": "app"}]});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app", "namespace": "shop"}, "spec": spec});
+    world.apply(&[account("app"), pod]);
+    let life = async |seconds: u64| {
+        let of = json!({"kind": "Pod", "apiVersion": "v1", "name": "app"});
+        let body = json!({"spec": {"audiences": [], "expirationSeconds": seconds, "boundObjectRef": of}});
+        let asked = post("/api/v1/namespaces/shop/serviceaccounts/app/token", body, "");
+        let made = claims(asked.by(&world.client).await.unwrap()["status"]["token"].as_str().unwrap());
+        made["exp"].as_u64().unwrap() - made["iat"].as_u64().unwrap()
+    };
+    assert_eq!(life(3600).await, 3600);
+    // What Kubernetes mounts by itself is taken for a year.
+    assert_eq!(life(3607).await, 31_536_000);
+    world.end().await;
+}
+
 /// Audiences, life and binding of tokens of `shop/app`.
 fn token_attempts() -> Vec<Attempt> {
     let path = "/api/v1/namespaces/shop/serviceaccounts/app/token";
