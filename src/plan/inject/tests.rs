@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{BindingFacts, Injection, PatchOp, Refusal, inject};
+use super::{BindingFacts, Injection, PatchOp, Refusal, excerpt, inject};
 
 /// A pod, the bindings of its namespace, and the literal answer.
 #[derive(Deserialize)]
@@ -47,6 +47,8 @@ fn fixtures_are_answered_literally_and_only_once() {
         let injection = inject(&fixture.pod, &bindings, noon()).unwrap();
         assert_eq!(serde_json::to_value(&injection.patch).unwrap(), fixture.patch, "{}", path.display());
         assert_eq!(injection.warnings, fixture.warnings, "{}", path.display());
+        let of_excerpt = inject(&excerpt(&fixture.pod).unwrap(), &bindings, noon());
+        assert_eq!(of_excerpt.as_ref(), Ok(&injection), "{}", path.display());
 
         let again = inject(&apply(&fixture.pod, &injection.patch), &bindings, noon()).unwrap();
         assert_eq!(again, Injection { patch: vec![], warnings: fixture.warnings }, "{}", path.display());
@@ -162,6 +164,7 @@ proptest! {
             expiration_time: None,
         });
         let first = inject(&pod, &facts, noon()).unwrap();
+        prop_assert_eq!(inject(&excerpt(&pod).unwrap(), &facts, noon()), Ok(first.clone()));
         let patched = apply(&pod, &first.patch);
         prop_assert!(contains(&patched, &pod), "something is gone: {patched}");
         let second = inject(&patched, &facts, noon()).unwrap();
