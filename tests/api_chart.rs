@@ -217,7 +217,7 @@ fn a_parent_chart_switches_it_on_and_off() {
 
 #[test]
 #[ignore = "tier api: needs Helm"]
-fn scoped_mode_needs_nothing_of_the_cluster_but_the_kinds_and_the_registration() {
+fn scoped_mode_needs_nothing_of_the_cluster_but_the_kinds_the_registration_and_what_binds_it() {
     let case = chart::cases().unwrap().into_iter().find(|case| case.name == "namespaced").unwrap();
     let mut places = BTreeMap::<String, BTreeSet<String>>::new();
     for object in objects(&case) {
@@ -226,7 +226,10 @@ fn scoped_mode_needs_nothing_of_the_cluster_but_the_kinds_and_the_registration()
     }
     let kinds = |namespace: &str| places[namespace].iter().map(String::as_str).collect::<Vec<_>>();
     assert_eq!(places.keys().collect::<Vec<_>>(), ["(cluster)", "idtoken-system", "shop", "stock"]);
-    assert_eq!(kinds("(cluster)"), ["MutatingWebhookConfiguration"]);
+    assert_eq!(
+        kinds("(cluster)"),
+        ["MutatingWebhookConfiguration", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]
+    );
     assert_eq!(kinds("shop"), ["Role", "RoleBinding"]);
     assert_eq!(kinds("stock"), ["Role", "RoleBinding"]);
 }

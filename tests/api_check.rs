@@ -55,7 +55,7 @@ async fn it_says_whether_pods_get_what_they_ask_for_and_why_not() {
     let (ok, text) = check(&world, OPERATOR_NAMESPACE).await;
     assert!(!ok, "{text}");
     assert!(
-        text.contains(&format!("Is the MutatingWebhookConfiguration installed, and is {OPERATOR_NAMESPACE} among the namespaces that it excludes")),
+        text.contains(&format!("Is the MutatingWebhookConfiguration (with injection.mode=policy: the MutatingAdmissionPolicy) installed, and is {OPERATOR_NAMESPACE} among the namespaces that it excludes")),
         "{text}"
     );
     assert!(text.ends_with("(given up after 3 s)\n"), "{text}");

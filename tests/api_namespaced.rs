@@ -5,12 +5,13 @@
 
 mod common;
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use common::{
-    AUDIENCE, CALLER, OPERATOR_NAMESPACE, SOON, World, binding, google_options, http_get, impersonation,
+    AUDIENCE, CALLER, OPERATOR_NAMESPACE, SOON, World, audit::Audit, binding, google_options, http_get,
+    impersonation,
 };
-use idtoken_operator::api::IdTokenBinding;
+use idtoken_operator::api::{IdTokenBinding, IdTokenGrant};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
@@ -94,18 +95,30 @@ async fn with_roles_alone_listed_namespaces_are_served_and_the_file_grants() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tier api: needs a kube-apiserver"]
 async fn with_namespaces_alone_grants_still_come_from_the_cluster() {
-    let mut world = World::start(google_options(), ClusterOptions::default()).await;
-    for namespace in ["shop", "elsewhere"] {
+    let audit = Audit::new();
+    let mut world = World::start(google_options(), audit.options()).await;
+    for namespace in ["shop", "bank", "elsewhere"] {
         world.namespace(namespace).await;
     }
     world.grant("both", &["shop", "elsewhere"], &[CALLER]).await;
-    world.environment = vec![("IDTOKEN_OPERATOR_NAMESPACE".to_owned(), "shop,another".to_owned())];
+    world.environment = vec![("IDTOKEN_OPERATOR_NAMESPACE".to_owned(), "shop,bank".to_owned())];
+    world.apply(&account(&["shop", "bank"]));
+    world.apply(&grant_rights());
+    world.account = ACCOUNT.to_owned();
     world.start_controller().await;
     let elsewhere = create(&world, "elsewhere").await;
     create(&world, "shop").await;
     world.wait_condition("orders", "Ready=True/TokenFresh").await;
     let api = Api::<IdTokenBinding>::namespaced(world.client.clone(), "elsewhere");
     assert_eq!(api.get("orders").await.unwrap(), elsewhere, "never touched");
+    let grants = Api::<IdTokenGrant>::all(world.client.clone());
+    let told = wait_for("the grant to tell who uses it", SOON, || async {
+        let used_by = grants.get("both").await?.status.unwrap_or_default().used_by;
+        anyhow::ensure!(used_by == ["shop/orders"], "{used_by:?}");
+        Ok(())
+    });
+    told.await.unwrap();
+    assert_eq!(audit.refused(ACCOUNT, 0), BTreeSet::new(), "it asks for nothing else");
     world.end().await;
 }
 
@@ -218,13 +231,30 @@ fn webhook_rights(namespace: &str) -> Vec<Value> {
     ]
 }
 
+/// What grants of the cluster take, and the only ClusterRole of that mode.
+fn grant_rights() -> [Value; 2] {
+    let group = "rbac.authorization.k8s.io";
+    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+    let rules = [
+        rule("idtoken.dev", "idtokengrants", &["list", "watch"]),
+        rule("idtoken.dev", "idtokengrants/status", &["patch"]),
+        rule("", "namespaces", &["list", "watch"]),
+    ];
+    let subject = json!({"kind": "ServiceAccount", "name": ACCOUNT, "namespace": OPERATOR_NAMESPACE});
+    [
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": "grants"}, "rules": rules}),
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": "grants"},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "grants"}, "subjects": [subject]}),
+    ]
+}
+
 /// A ServiceAccount with what docs/security.md lists, in `namespaces` only.
 fn account(namespaces: &[&str]) -> Vec<Value> {
     let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
     let rules = json!([
         rule("idtoken.dev", "idtokenbindings", &["list", "watch"]),
         rule("idtoken.dev", "idtokenbindings/status", &["patch"]),
-        rule("", "secrets", &["get", "list", "watch", "create", "update"]),
+        rule("", "secrets", &["get", "list", "watch", "create", "update", "delete"]),
         rule("events.k8s.io", "events", &["create", "patch"]),
     ]);
     let account = json!({"kind": "ServiceAccount", "name": ACCOUNT, "namespace": OPERATOR_NAMESPACE});

@@ -261,7 +261,7 @@ async fn a_kubernetes_service_account_is_its_own_tenant() {
     let tenant = format!("serviceAccount:{pool}[shop/app]");
     let options = options().service_account(ROBOT).allow(&tenant, Role::WorkloadIdentityUser, ROBOT);
     let mut world = World::start(options, ClusterOptions::default()).await;
-    trust_cluster(&world).await;
+    world.trust_cluster().await;
     world.install(&["sources.kubernetesServiceAccount=true"]).await;
     world.flags.push("--kubernetes-service-accounts".to_owned());
     world.start_controller().await;
@@ -349,7 +349,7 @@ async fn without_the_right_to_make_tokens_the_binding_says_so() {
     let tenant = "serviceAccount:demo-project.svc.id.goog[shop/app]";
     let options = options().service_account(ROBOT).allow(tenant, Role::WorkloadIdentityUser, ROBOT);
     let mut world = World::start(options, ClusterOptions::default()).await;
-    trust_cluster(&world).await;
+    world.trust_cluster().await;
     let values = ["sources.kubernetesServiceAccount=true"];
     world.install(&values).await;
     let makes_tokens = |rule: &Value| rule["resources"] == json!(["serviceaccounts/token"]);
@@ -368,7 +368,7 @@ async fn without_the_right_to_make_tokens_the_binding_says_so() {
     assert_eq!(
         message(&denied, "Ready"),
         "token of ServiceAccount shop/app: HTTP 403: the operator may not make tokens here; install the chart with \
-         sources.kubernetesServiceAccount=true"
+         sources.kubernetesServiceAccount=true, or see which admission policy forbids it"
     );
     assert!(
         conditions(&denied).contains(&"Stalled=False/SourceDenied".to_owned()),
@@ -385,13 +385,4 @@ async fn without_the_right_to_make_tokens_the_binding_says_so() {
 
 fn account(namespace: &str, name: &str, annotations: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace, "annotations": annotations}})
-}
-
-/// Makes the simulator's STS believe this cluster's keys, as those of the GKE cluster that the metadata server tells of.
-async fn trust_cluster(world: &World) {
-    let request = http::Request::get("/openid/v1/jwks").body(Vec::new()).unwrap();
-    let keys = serde_json::from_str(&world.client.request_text(request).await.unwrap()).unwrap();
-    let issuer = world.cluster.service_account_issuer().to_owned();
-    let gke = xtask::google::Provider::gke("demo-project", 123_456_789_012, "europe-west1", "demo-cluster");
-    world.google.set_provider(xtask::google::Provider { issuer: issuer.clone(), ..gke }.with_jwks(keys));
 }

@@ -5,25 +5,19 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use common::{OPERATOR_NAMESPACE, SOON, World, free_port, google_options};
-use k8s_openapi::api::{
-    admissionregistration::v1::MutatingWebhookConfiguration,
-    core::v1::{Pod, Secret},
+use common::{
+    OPERATOR_NAMESPACE, SOON, World,
+    admissions::{self, CONFIGURATION, bundle, configuration, handshake, restored},
+    free_port, google_options,
 };
-use kube::{
-    Api,
-    api::{DeleteParams, PostParams},
-};
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{Api, api::DeleteParams};
 use serde_json::json;
-use tokio::{net::TcpStream, time::Instant};
-use tokio_rustls::TlsConnector;
+use tokio::time::Instant;
 use xtask::{cluster::ClusterOptions, process::wait_for};
 
-const CONFIGURATION: &str = "idtoken-operator";
 const TLS_SECRET: &str = "idtoken-operator-webhook-tls";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +44,7 @@ async fn while_it_is_down_annotated_pods_are_refused_and_others_start() {
         .await
         .unwrap();
     assert_eq!(tls_secret(&world).await, secret, "a restart makes no new certificates");
-    assert_eq!(self::bundle(&world).await, bundle);
+    assert_eq!(admissions::bundle(&world).await, bundle);
     world.end().await;
 }
 
@@ -176,68 +170,11 @@ async fn with_webhook() -> World {
     world
 }
 
-/// Creates a pod in `shop`; an annotated one must come back with its volume. The error is the API server's message.
+/// Creates a pod in `shop`.
 async fn create(world: &World, name: &str, annotated: bool) -> anyhow::Result<()> {
-    let mut pod = json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": "shop"},
-        "spec": {"containers": [{"name": "app", "image": "app"}]},
-    });
-    if annotated {
-        pod["metadata"]["annotations"] = json!({"idtoken.dev/inject": "orders"});
-    }
-    let api = Api::<Pod>::namespaced(world.client.clone(), "shop");
-    let pod = serde_json::from_value(pod).unwrap();
-    match api.create(&PostParams::default(), &pod).await {
-        Ok(created) => {
-            let volumes = created.spec.unwrap().volumes.unwrap_or_default();
-            assert_eq!(volumes.iter().any(|volume| volume.name == "idtoken"), annotated);
-            Ok(())
-        }
-        Err(kube::Error::Api(status)) => anyhow::bail!("{}", status.message),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn configuration(world: &World) -> MutatingWebhookConfiguration {
-    Api::all(world.client.clone()).get(CONFIGURATION).await.unwrap()
-}
-
-/// The CAs that the API server trusts, PEM; empty when there are none.
-async fn bundle(world: &World) -> String {
-    let webhooks = configuration(world).await.webhooks.unwrap();
-    assert_eq!(webhooks.len(), 1);
-    let bundle = webhooks[0].client_config.ca_bundle.clone().unwrap_or_default();
-    String::from_utf8(bundle.0).unwrap()
-}
-
-/// Waits until the bundle is as it should be: 10 s are promised.
-async fn restored(world: &World, good: impl Fn(&str) -> bool) {
-    let since = Instant::now();
-    let waited = wait_for("caBundle", Duration::from_secs(10), || async {
-        let now = bundle(world).await;
-        anyhow::ensure!(good(&now), "it is {now:?}");
-        Ok(())
-    });
-    if let Err(error) = waited.await {
-        panic!("{error:#} after {:?}\n{}", since.elapsed(), world.logs());
-    }
+    admissions::create(&world.client, name, annotated, false).await
 }
 
 async fn tls_secret(world: &World) -> Secret {
     Api::namespaced(world.client.clone(), OPERATOR_NAMESPACE).get(TLS_SECRET).await.unwrap()
-}
-
-/// Connects as the API server does, trusting `bundle` alone.
-async fn handshake(port: u16, bundle: &str) -> anyhow::Result<()> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
-        roots.add(certificate?)?;
-    }
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let name = ServerName::try_from("127.0.0.1").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    Ok(())
 }

@@ -93,6 +93,24 @@ fn no_page_applies_a_secret_on_the_client_side() {
     assert!(secrets >= 5, "only {secrets} commands that make Secrets were found");
 }
 
+/// A page that says "this test shows it" names one that is there.
+#[test]
+fn every_test_that_is_cited_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut wrong, mut cited) = (Vec::new(), 0);
+    for page in pages() {
+        for (file, function) in citations(&fs::read_to_string(&page).unwrap()) {
+            cited += 1;
+            let source = fs::read_to_string(root.join(&file)).unwrap_or_default();
+            if !is_test(&source, &function) {
+                wrong.push(format!("{}: {file}::{function}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these are no tests: {wrong:#?}");
+    assert!(cited > 60, "only {cited} citations were found");
+}
+
 /// Every field as written stands in what was read: none is misspelt.
 fn assert_nothing_lost(at: &str, written: &Value, read: &Value) {
     match written {
@@ -107,6 +125,22 @@ fn assert_nothing_lost(at: &str, written: &Value, read: &Value) {
         }
         value => assert_eq!(value, read, "{at}"),
     }
+}
+
+/// What stands as `` `path.rs::function` ``.
+fn citations(text: &str) -> Vec<(String, String)> {
+    let quoted = text.split('`').skip(1).step_by(2).filter(|quoted| !quoted.contains('\n'));
+    quoted
+        .filter_map(|quoted| quoted.split_once(".rs::"))
+        .map(|(file, function)| (format!("{file}.rs"), function.to_owned()))
+        .collect()
+}
+
+/// Whether the source has a test of that name; of a property its attribute stands within the macro.
+fn is_test(source: &str, function: &str) -> bool {
+    let Some((before, _)) = source.split_once(&format!("fn {function}(")) else { return false };
+    let own = before.rsplit('}').next().unwrap_or_default();
+    own.contains("#[test]") || own.contains("#[tokio::test")
 }
 
 /// Every page of the documentation.
@@ -186,6 +220,10 @@ fn objects(text: &str) -> Vec<(usize, Value)> {
 #[test]
 fn links_headings_and_objects_are_found() {
     assert_eq!(commands("a \\\n  b\nc"), ["a    b", "c"]);
+    let found = citations("`a/b.rs::c_d` `e.rs` f.rs::g\n`src/h.rs::i`");
+    assert_eq!(found, [("a/b.rs", "c_d"), ("src/h.rs", "i")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    let source = "#[test]\nfn a() {}\nfn b() {}\n#[tokio::test(flavor)]\n#[ignore]\nasync fn c() {}";
+    assert_eq!(["a", "b", "c", "d"].map(|name| is_test(source, name)), [true, false, true, false]);
     assert_eq!(links("[a](b.md#c) [d](https://e) [f](#g)"), ["b.md#c", "#g"]);
     let found = anchors("# A b\n```sh\n# not one\n```\n### Reason: TokenFresh\n## `x y` (z)\n");
     assert_eq!(found.into_iter().collect::<Vec<_>>(), ["a-b", "reason-tokenfresh", "x-y-z"]);

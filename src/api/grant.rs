@@ -19,13 +19,21 @@ use serde::{Deserialize, Serialize};
     kind = "IdTokenGrant",
     plural = "idtokengrants",
     derive = "PartialEq",
+    status = "IdTokenGrantStatus",
     shortname = "itg",
     category = "idtoken",
     doc = "Lets bindings of the named namespaces use the operator's own identity: without a grant they get no token.",
     printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.namespaces.names"),
     printcolumn(name = "Identities", type_ = "string", json_path = ".spec.identities"),
     printcolumn(name = "Audiences", type_ = "string", json_path = ".spec.audiences"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Bindings",
+        type_ = "integer",
+        json_path = ".status.bindings",
+        description = "How many bindings it allows now"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Used By", type_ = "string", json_path = ".status.usedBy", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -50,8 +58,8 @@ pub struct IdTokenGrantSpec {
     /// `https://*.SUFFIX/*` (any path); `https://HOST/PREFIX*`; `*` only together with `namespaces.all` or a single
     /// exact identity. Required. Example: `["https://*.a.run.app", "https://api.example.com/*"]`.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 2048)))]
-    #[x_kube(validation = Rule::new("self.all(a, a == '*' || !a.contains('*') || a.matches('^[a-z][a-z0-9+.-]*://([*][.][A-Za-z0-9-]+([.][A-Za-z0-9-]+)+(/[*]?)?|[A-Za-z0-9.-]+(:[0-9]+)?/[^*?#]*[*])$'))")
-        .message("each audience must be exact, scheme://*.suffix, scheme://*.suffix/*, scheme://host/prefix* or '*'; a wildcard suffix has at least two labels"))]
+    #[x_kube(validation = Rule::new("self.all(a, a == '*' || !a.contains('*') || a.matches('^[a-z][a-z0-9+.-]*://([*][.]([A-Za-z0-9-]+[.])+[A-Za-z][A-Za-z0-9-]*(/[*]?)?|[A-Za-z0-9.-]+(:[0-9]+)?/[^*?#]*[*])$'))")
+        .message("each audience must be exact, scheme://*.suffix, scheme://*.suffix/*, scheme://host/prefix* or '*'; a wildcard suffix has at least two labels, the last of which begins with a letter"))]
     pub audiences: Vec<String>,
 
     /// Whether delegation chains are allowed; the final identity is what is matched. Default: false.
@@ -63,6 +71,22 @@ pub struct IdTokenGrantSpec {
     #[schemars(length(min = 1, max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub kinds: Vec<TokenKind>,
+}
+
+/// What the controller reports about a grant: who uses it. Brought up to date a few seconds after a change.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdTokenGrantStatus {
+    /// The `metadata.generation` that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// How many bindings it allows now. Those that it alone allows lose their Secrets when it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bindings: Option<i64>,
+    /// The first 20 of them as `namespace/name`, in alphabetical order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub used_by: Vec<String>,
 }
 
 /// The namespaces of a grant: exactly one member is set.

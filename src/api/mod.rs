@@ -9,7 +9,7 @@ pub mod grant;
 
 pub use binding::{IdTokenBinding, IdTokenBindingSpec, IdTokenBindingStatus};
 pub use condition::{ConditionType, Reason};
-pub use grant::{IdTokenGrant, IdTokenGrantSpec};
+pub use grant::{IdTokenGrant, IdTokenGrantSpec, IdTokenGrantStatus};
 
 /// Name under which every write of the controller is recorded in `managedFields`.
 pub const FIELD_MANAGER: &str = "idtoken-operator";

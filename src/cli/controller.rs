@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     controller::{self, Election, GrantsFile, Parts, Settings},
-    plan::lease::Timing,
+    plan::{lease::Timing, uninjected::Excluded},
     telemetry::{health::Condition, metrics::Metrics},
     token::{http::Http, mint::Minter, operator::Operator},
     verify::{Verifier, jwks::Jwks},
@@ -32,9 +33,25 @@ pub(super) struct Args {
     /// namespaces are watched, so that together with --namespace Roles are enough
     #[arg(long, env = "IDTOKEN_OPERATOR_GRANTS_FILE", value_name = "FILE")]
     grants_file: Option<PathBuf>,
+    /// How long a Secret stays that no grant allows any more, so that a grant can be replaced without disturbing anybody: 2m, 90s, 1h;
+    /// 0s removes it at once
+    #[arg(long, env = "IDTOKEN_OPERATOR_GRANT_GRACE", value_name = "TIME", default_value = "2m", value_parser = grace)]
+    grant_grace: SignedDuration,
     /// Serve bindings whose source is a Kubernetes ServiceAccount. Needs the right to watch ServiceAccounts and to make tokens for them
     #[arg(long, env = "IDTOKEN_OPERATOR_KUBERNETES_SERVICE_ACCOUNTS")]
     kubernetes_service_accounts: bool,
+    /// Look for pods that ask for tokens by the annotation idtoken.dev/inject and have none, and report them by Events and by the metric
+    /// idtoken_uninjected_pods. Needs the right to get, list and watch pods
+    #[arg(long, env = "IDTOKEN_OPERATOR_REPORT_UNINJECTED_PODS")]
+    report_uninjected_pods: bool,
+    /// Namespaces whose pods are not to be reported, since nothing is injected there; `NAME*` stands for all that begin so
+    #[arg(
+        long,
+        env = "IDTOKEN_OPERATOR_EXCLUDE_NAMESPACES",
+        value_name = "NAMESPACES",
+        value_delimiter = ','
+    )]
+    exclude_namespaces: Vec<String>,
     /// Refuse tokens whose signature can't be checked because the issuer's keys can't be fetched
     #[arg(long, env = "IDTOKEN_OPERATOR_REQUIRE_SIGNATURE")]
     require_signature: bool,
@@ -96,9 +113,24 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
         metrics,
     };
     let kubernetes_service_accounts = args.kubernetes_service_accounts;
-    let settings = Settings { scope, grants, kubernetes_service_accounts, election };
+    let uninjected = args.report_uninjected_pods.then(|| Excluded::new(args.exclude_namespaces));
+    let grace = args.grant_grace;
+    let settings = Settings { scope, grants, grace, kubernetes_service_accounts, uninjected, election };
     Box::pin(controller::run(client, settings, parts, health, stop)).await
 }
+
+/// A time as people write it, such as `2m` or `1h 30m`.
+fn grace(text: &str) -> Result<SignedDuration, String> {
+    let grace: SignedDuration =
+        text.parse().map_err(|_| "write a number and a unit, such as 90s, 2m or 1h".to_owned())?;
+    if !(SignedDuration::ZERO..=LONGEST_GRACE).contains(&grace) {
+        return Err("must be from 0s to 24h".to_owned());
+    }
+    Ok(grace)
+}
+
+/// No token lives longer.
+const LONGEST_GRACE: SignedDuration = SignedDuration::from_hours(24);
 
 impl ElectionArgs {
     fn election(self) -> anyhow::Result<Option<Election>> {
@@ -127,7 +159,19 @@ fn identity(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<String>
 
 #[cfg(test)]
 mod tests {
-    use super::identity;
+    use super::{grace, identity};
+
+    #[test]
+    fn a_grace_is_a_number_with_a_unit_of_at_most_a_day() {
+        for (text, seconds) in
+            [("0s", 0), ("90s", 90), ("2m", 120), ("1h", 3600), ("1h 30m", 5400), ("24h", 86400)]
+        {
+            assert_eq!(grace(text).unwrap().as_secs(), seconds, "{text}");
+        }
+        for text in ["", "2", "-2m", "24h 1s", "soon"] {
+            assert!(grace(text).is_err(), "{text:?}");
+        }
+    }
 
     #[test]
     fn a_pods_name_is_taken_as_it_is_and_a_hosts_name_made_unique() {

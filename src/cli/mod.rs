@@ -8,7 +8,7 @@ mod endpoints;
 mod identity;
 mod namespaces;
 mod process;
-mod token;
+pub mod token;
 mod webhook;
 
 use std::process::ExitCode;
@@ -24,6 +24,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // one in a process
 enum Command {
     Controller(controller::Args),
     Webhook(webhook::Args),

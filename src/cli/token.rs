@@ -3,7 +3,7 @@
 mod in_file;
 mod inspect;
 mod io;
-mod jwt;
+pub mod jwt;
 mod mint;
 mod words;
 

@@ -4,14 +4,17 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    context::Context, credentials::InCluster, memory::Entry, obtain::obtain, secrets, status::status,
+    context::Context, credentials::InCluster, memory::Entry, obtain::obtain, revoke::revoke, secrets,
+    status::status,
 };
 use crate::{
-    api::{IdTokenBinding, Reason},
+    api::{IdTokenBinding, IdTokenBindingStatus, Reason},
     clock,
     plan::{
         Attempts, Pause, Problem, Retry,
-        decide::{Decision, Facts, attempt_key, is_worth_writing, refusal_key},
+        decide::{
+            Decision, Facts, REVOCATION, attempt_key, is_worth_writing, not_granted_since, refusal_key,
+        },
         refresh::{ask_again_at, refresh_at, retry_at},
         secret::{Observed, Ours, Owner, Record, conflict, desired, observe},
         validate::Wanted,
@@ -29,12 +32,25 @@ pub(super) struct Outcome {
     pub problem: Option<Problem>,
     /// When the source is asked next.
     pub next: Option<Timestamp>,
+    /// When to look again for another reason.
+    pub look: Option<Timestamp>,
+    /// Since when no grant allows what stands in the Secret.
+    pub not_granted_since: Option<Timestamp>,
 }
 
 impl Outcome {
-    /// Of a binding that could not be worked on.
-    pub(super) fn refused(problem: &Problem) -> Self {
-        Self { secret: Observed::Absent, problem: Some(problem.clone()), next: None }
+    /// Of a binding that could not be worked on, so that of its Secret is known only what `status` says.
+    pub(super) fn refused(problem: &Problem, status: &IdTokenBindingStatus) -> Self {
+        Self {
+            problem: Some(problem.clone()),
+            not_granted_since: status.not_granted_since,
+            ..Self::of(Observed::Absent)
+        }
+    }
+
+    /// Nothing else than this Secret.
+    fn of(secret: Observed) -> Self {
+        Self { secret, problem: None, next: None, look: None, not_granted_since: None }
     }
 }
 
@@ -49,50 +65,94 @@ pub(super) async fn apply(
     entry: &mut Entry,
 ) -> Outcome {
     let secret = facts.secret.clone();
+    let not_granted_since = not_granted_since(&facts, clock::now());
+    let as_it_is = Outcome { not_granted_since, ..Outcome::of(secret.clone()) };
     match decision {
-        Decision::Rest => Outcome { secret, problem: None, next: None },
+        Decision::Rest => as_it_is,
         Decision::Keep { next } => {
             entry.attempts = None;
-            Outcome { secret, problem: None, next: Some(next) }
+            Outcome { next: Some(next), ..as_it_is }
         }
         Decision::Wait { problem, until } => {
+            let (next, look) = if facts.permitted.is_ok() { (until, None) } else { (None, until) };
             entry.attempts = facts.attempts; // it may have been known from the status alone
-            Outcome { secret, problem: Some(problem), next: until }
+            Outcome { problem: Some(problem), next, look, ..as_it_is }
         }
         Decision::Refuse(problem) => {
-            let next = look_again(&problem, clock::now());
-            Outcome { secret, problem: Some(problem), next }
+            let look = look_again(&problem, clock::now());
+            Outcome { problem: Some(problem), look, ..as_it_is }
         }
+        Decision::Revoke(problem) => take_back(ctx, owner, wanted, problem, as_it_is, entry).await,
         Decision::Mint { restores } => {
             let credential = facts.credential.as_deref();
             match first_seen_then_mint(ctx, binding, owner, wanted, &facts, entry).await {
-                Ok(Minted::Published(ours)) => {
-                    entry.attempts = None;
-                    entry.ask_again = None;
-                    if restores {
-                        entry.restored(clock::now());
-                    }
-                    let now = clock::now();
-                    let life = ours.record.as_ref().map(|r| r.life);
-                    let mut next = life.map(|life| refresh_at(life, wanted.refresh_percent, &owner.uid));
-                    if let Some(life) = life.filter(|_| next.is_some_and(|next| next <= now)) {
-                        // Due as soon as it is there: our clock is fast, or the source hands out old tokens.
-                        next = Some(ask_later(entry, wanted, credential, owner, life.expires, now));
-                    }
-                    Outcome { secret: Observed::Ours(ours), problem: None, next }
-                }
+                Ok(Minted::Published(ours)) => published(entry, wanted, credential, owner, ours, restores),
                 Ok(Minted::Same(expires)) => {
                     entry.attempts = None;
                     let next = ask_later(entry, wanted, credential, owner, expires, clock::now());
-                    Outcome { secret, problem: None, next: Some(next) }
+                    Outcome { next: Some(next), ..as_it_is }
                 }
                 Err(failed) => {
-                    let next = note_failure(entry, wanted, credential, owner, &failed.problem);
-                    Outcome { secret: failed.secret.unwrap_or(secret), problem: Some(failed.problem), next }
+                    let problem = failed.problem;
+                    let next = if problem.retry == Retry::OnNewCredential {
+                        let key = refusal_key(wanted, credential);
+                        entry.attempts = Some(Attempts::for_good(key, problem.clone()));
+                        None
+                    } else {
+                        note_failure(entry, attempt_key(wanted, credential), owner, &problem)
+                    };
+                    let secret = failed.secret.unwrap_or(secret);
+                    Outcome { problem: Some(problem), next, ..Outcome::of(secret) }
                 }
             }
         }
     }
+}
+
+/// Removes the Secret, if it is really not granted: `problem` says what is missing.
+async fn take_back(
+    ctx: &Context,
+    owner: &Owner,
+    wanted: &Wanted,
+    problem: Problem,
+    as_it_is: Outcome,
+    entry: &mut Entry,
+) -> Outcome {
+    let problem = match revoke(ctx, owner, wanted).await {
+        Ok(Some(now)) => {
+            entry.attempts = None;
+            return Outcome { problem: Some(problem), ..Outcome::of(now) };
+        }
+        // Looked at again with back-off, until the watches have caught up.
+        Ok(None) => Problem { retry: Retry::Transient { retry_after: None }, ..problem },
+        Err(problem) => problem,
+    };
+    let look = note_failure(entry, REVOCATION.to_owned(), owner, &problem);
+    Outcome { problem: Some(problem), look, ..as_it_is }
+}
+
+/// Notes that a token was published, and says when the next one is due.
+fn published(
+    entry: &mut Entry,
+    wanted: &Wanted,
+    credential: Option<&str>,
+    owner: &Owner,
+    ours: Ours,
+    restores: bool,
+) -> Outcome {
+    let now = clock::now();
+    entry.attempts = None;
+    entry.ask_again = None;
+    if restores {
+        entry.restored(now);
+    }
+    let life = ours.record.as_ref().map(|r| r.life);
+    let mut next = life.map(|life| refresh_at(life, wanted.refresh_percent, &owner.uid));
+    if let Some(life) = life.filter(|_| next.is_some_and(|next| next <= now)) {
+        // Due as soon as it is there: our clock is fast, or the source hands out old tokens.
+        next = Some(ask_later(entry, wanted, credential, owner, life.expires, now));
+    }
+    Outcome { next, ..Outcome::of(Observed::Ours(ours)) }
 }
 
 /// Notes that the source is not to be asked again for a while, and says until when.
@@ -154,7 +214,7 @@ async fn first_seen_then_mint(
     // The newest status known: an old copy from the watch must not put Pending over a later word.
     let seen = binding.status.clone().unwrap_or_default();
     if entry.status(&seen).conditions.is_empty() {
-        let pending = Outcome { secret: Observed::Absent, problem: None, next: None };
+        let pending = Outcome::of(Observed::Absent);
         if let Err(error) = status(ctx, binding, owner, Some(wanted), &pending, entry).await {
             tracing::warn!(%error, "the first status was not written");
         }
@@ -251,19 +311,9 @@ fn write_failed(error: &secrets::Error) -> Problem {
     }
 }
 
-fn note_failure(
-    entry: &mut Entry,
-    wanted: &Wanted,
-    credential: Option<&str>,
-    owner: &Owner,
-    problem: &Problem,
-) -> Option<Timestamp> {
+/// Notes that what has `key` failed; says when to try it again.
+fn note_failure(entry: &mut Entry, key: String, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
     let now = clock::now();
-    if problem.retry == Retry::OnNewCredential {
-        entry.attempts = Some(Attempts::for_good(refusal_key(wanted, credential), problem.clone()));
-        return None;
-    }
-    let key = attempt_key(wanted, credential);
     let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
     let failures = earlier.saturating_add(1);
     let until = retry_at(now, problem.retry, failures, &owner.uid)?;

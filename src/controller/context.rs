@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Client,
@@ -14,7 +15,9 @@ use kube::{
 
 use tokio::sync::OnceCell;
 
-use super::{fence::Fence, grants_file::Current, memory::Memory, triggers::Namespaced};
+use super::{
+    fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, triggers::Namespaced,
+};
 use crate::{
     api::IdTokenGrant,
     plan::{Problem, grant, secret::Owner, validate::Wanted},
@@ -34,6 +37,10 @@ pub(super) struct Context {
     pub memory: Memory,
     /// Open for the leader only.
     pub fence: Fence,
+    /// How long a Secret stays that no grant allows any more.
+    pub grace: SignedDuration,
+    /// Looked at when it has passed.
+    pub live_grants: LiveGrants,
     pub recorder: Recorder,
     pub metrics: Metrics,
 }
@@ -70,8 +77,7 @@ impl Context {
                 grant::authorise(grants.iter().map(AsRef::as_ref), &owner.namespace, labels, wanted)
             }
             Grants::File(current) => {
-                let grants = current.borrow().clone();
-                grant::authorise(grants.iter(), &owner.namespace, None, wanted)
+                grant::authorise(current.grants().iter(), &owner.namespace, None, wanted)
             }
         }
     }

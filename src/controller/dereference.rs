@@ -58,6 +58,8 @@ pub(super) async fn dereference(
         attempts: entry.attempts.clone().or_else(|| refused_before(status, &key)),
         ask_again: entry.ask_again.clone(),
         restore_not_before: entry.restore_not_before(&owner.uid, now),
+        not_granted_since: status.not_granted_since,
+        grace: ctx.grace,
     })
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{Stream, stream};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,31 @@ use crate::{
 };
 
 /// The grants of the moment.
-pub(super) type Current = watch::Receiver<Arc<Vec<IdTokenGrant>>>;
+#[derive(Clone, Debug)]
+pub(super) struct Current {
+    path: PathBuf,
+    grants: watch::Receiver<Arc<Vec<IdTokenGrant>>>,
+}
+
+impl Current {
+    /// As the file was read last.
+    pub(super) fn grants(&self) -> Arc<Vec<IdTokenGrant>> {
+        self.grants.borrow().clone()
+    }
+
+    /// As the file is now.
+    pub(super) async fn read(&self) -> Result<Arc<Vec<IdTokenGrant>>, GrantsFileError> {
+        grants(&self.path, &read(&self.path).await?)
+    }
+
+    /// Each change from now on.
+    pub(super) fn changes<E>(&self) -> impl Stream<Item = Result<(), E>> + Send + use<E> {
+        stream::unfold(self.grants.clone(), async |mut grants| {
+            grants.changed().await.ok()?;
+            Some((Ok(()), grants))
+        })
+    }
+}
 
 /// A file whose grants could be used when it was read last.
 #[derive(Debug)]
@@ -73,6 +98,7 @@ impl GrantsFile {
         stop: CancellationToken,
     ) -> (Current, impl Future<Output = ()> + Send + 'static) {
         let (sender, grants) = watch::channel(self.grants.clone());
+        let path = self.path.clone();
         let work = async move {
             let mut complaint = None;
             while stop.run_until_cancelled(sleep(POLL)).await.is_some() {
@@ -95,7 +121,7 @@ impl GrantsFile {
                 self.current.set(i64::from(complaint.is_none()));
             }
         };
-        (grants, work)
+        (Current { path, grants }, work)
     }
 
     /// Whether there is something new.

@@ -11,19 +11,23 @@ mod credentials;
 mod dereference;
 mod fence;
 mod fleet;
+mod grant_usage;
 mod grants_file;
 mod lease;
+mod live_grants;
 mod memory;
 pub mod obtain;
+mod revoke;
 mod secrets;
 mod status;
 mod token_request;
 mod triggers;
+mod uninjected;
 
 use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Client, Resource as _,
     runtime::{
@@ -40,10 +44,13 @@ use self::{
     dereference::dereference,
     fence::{Fence, Role},
     fleet::Fleet,
+    grant_usage::keep_usage,
     lease::Candidate,
+    live_grants::LiveGrants,
     memory::{Entry, Memory},
     status::status,
     triggers::Triggers,
+    uninjected::Search,
 };
 use crate::{
     api::IdTokenBinding,
@@ -54,6 +61,7 @@ use crate::{
         refresh::{RECHECK, sleep_until},
         secret::Owner,
         status::stalls_at,
+        uninjected::Excluded,
         validate::validate,
     },
     telemetry::{
@@ -87,8 +95,12 @@ pub struct Settings {
     pub scope: Scope,
     /// Grants, where they are not to be watched.
     pub grants: Option<GrantsFile>,
+    /// How long a Secret stays that no grant allows any more.
+    pub grace: SignedDuration,
     /// Whether bindings may have Kubernetes ServiceAccounts as source: it takes the right to make tokens for them.
     pub kubernetes_service_accounts: bool,
+    /// Whether to look for pods that ask for tokens and have none: everywhere but in these namespaces.
+    pub uninjected: Option<Excluded>,
     /// Which of several acts, and a client for the Lease that does not try again by itself.
     pub election: Option<(Election, Client)>,
 }
@@ -101,7 +113,7 @@ pub async fn run(
     health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Settings { scope, grants, election, kubernetes_service_accounts } = settings;
+    let Settings { scope, grants, grace, election, kubernetes_service_accounts, uninjected } = settings;
     let (role, watched) = watch::channel(Role::Follower);
     let fence = election.as_ref().map_or_else(Fence::open, |_| Fence::of(watched));
     let refused = parts.metrics.refused_watches.clone();
@@ -109,7 +121,7 @@ pub async fn run(
     let bindings = fleet.bindings.clone();
     let triggers = Triggers {
         client: client.clone(),
-        scope,
+        scope: scope.clone(),
         bindings: bindings.clone(),
         wakes: fleet.wakes.clone(),
         health: health.clone(),
@@ -137,13 +149,10 @@ pub async fn run(
             }
         }))
     });
-    let ctx = Arc::new(context(client, parts, caches, fence));
-    tokio::spawn(forget_the_gone(ctx.clone(), bindings, stop.clone()));
-    let met = health.clone();
-    tokio::spawn(async move {
-        fills.settled().await;
-        met.met(Condition::CachesFilled);
-    });
+    let ctx = Arc::new(context(client, parts, caches, fence, grace));
+    let start = clock::now();
+    let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded, start });
+    begin(&ctx, bindings, fills, search, &health, &stop);
     tracing::info!("watching bindings");
     let worked = fleet.run(ctx, needs, &health, &stop).await;
     drained.cancel();
@@ -153,7 +162,29 @@ pub async fn run(
     worked
 }
 
-fn context(client: Client, parts: Parts, caches: Caches, fence: Fence) -> Context {
+/// Starts what goes on beside the visits.
+fn begin(
+    ctx: &Arc<Context>,
+    bindings: Cache<IdTokenBinding>,
+    fills: Fills,
+    search: Option<Search>,
+    health: &Health,
+    stop: &CancellationToken,
+) {
+    tokio::spawn(forget_the_gone(ctx.clone(), bindings.clone(), stop.clone()));
+    let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
+    tokio::spawn(health.vital("the statuses of grants", usage));
+    if let Some(search) = search {
+        tokio::spawn(health.vital("the search for pods without injection", search.run(stop.clone())));
+    }
+    let met = health.clone();
+    tokio::spawn(async move {
+        fills.settled().await;
+        met.met(Condition::CachesFilled);
+    });
+}
+
+fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: SignedDuration) -> Context {
     let reporter = Reporter {
         controller: "idtoken.dev/controller".to_owned(),
         instance: std::env::var("HOSTNAME").ok(),
@@ -167,6 +198,8 @@ fn context(client: Client, parts: Parts, caches: Caches, fence: Fence) -> Contex
         own_account: OnceCell::new(),
         memory: Memory::default(),
         fence,
+        grace,
+        live_grants: LiveGrants::default(),
         metrics: parts.metrics,
     }
 }
@@ -210,7 +243,10 @@ async fn reconcile(
 ) -> Result<Action, Error> {
     let wanted = validate(binding);
     let outcome = match &wanted {
-        Err(problem) => Outcome::refused(problem),
+        Err(problem) => {
+            let seen = binding.status.clone().unwrap_or_default();
+            Outcome::refused(problem, entry.status(&seen))
+        }
         Ok(wanted) => {
             let facts = dereference(ctx, binding, owner, wanted, entry).await?;
             let decision = decide(wanted, &facts, clock::now());
@@ -218,7 +254,7 @@ async fn reconcile(
         }
     };
     status(ctx, binding, owner, wanted.as_ref().ok(), &outcome, entry).await?;
-    Ok(Action::requeue(wait(&outcome, entry, clock::now())))
+    Ok(Action::requeue(wait(&outcome, entry, ctx.grace, clock::now())))
 }
 
 /// The binding as owner; `None` for one that is on its way out.
@@ -230,11 +266,14 @@ fn owner(binding: &IdTokenBinding) -> Option<Owner> {
     Some(Owner { name: meta.name.clone()?, namespace: meta.namespace.clone()?, uid: meta.uid.clone()? })
 }
 
-/// Until something is due: the next request, the end of the token, or the moment at which a failure counts as stalled.
-fn wait(outcome: &Outcome, entry: &Entry, now: Timestamp) -> Duration {
+/// Until something is due: the next request, the end of the token or of a grace, or the moment at which a failure counts as
+/// stalled.
+fn wait(outcome: &Outcome, entry: &Entry, grace: SignedDuration, now: Timestamp) -> Duration {
     let expiry = outcome.secret.record().map(|r| r.life.expires).filter(|t| *t > now);
+    let removal =
+        outcome.not_granted_since.and_then(|since| since.checked_add(grace).ok()).filter(|t| *t > now);
     let stall = outcome.problem.as_ref().and_then(|p| stalls_at(entry.failing(), p, now));
-    let due = [outcome.next, expiry, stall].into_iter().flatten().min();
+    let due = [outcome.next, outcome.look, expiry, removal, stall].into_iter().flatten().min();
     let sleep = due.map_or(RECHECK.unsigned_abs(), |at| sleep_until(now, at));
     sleep.max(Duration::from_millis(50))
 }

@@ -19,7 +19,8 @@ use crate::{
     verify::{Verifier, claims::Rejected, expect::Expectation},
 };
 
-/// Asks the source and verifies its answer. `authorise` has the last word before the source is asked.
+/// Asks the source and verifies its answer. `authorise` has the last word before the source is asked; and the first, since a
+/// refusal to impersonate itself tells who the operator is.
 pub async fn obtain(
     minter: &Minter,
     verifier: &Verifier,
@@ -30,6 +31,7 @@ pub async fn obtain(
     let source = &wanted.source;
     if let Source::Impersonation { .. } | Source::SignedJwt { .. } = source {
         refuse_api(wanted, minter.universe())?;
+        authorise()?;
         if let Some(operator) = minter.operator().email().await? {
             refuse_self(source, &operator)?;
         }

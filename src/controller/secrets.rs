@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use http::{Method, header};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client, Resource as _, api::GetParams, core::PartialObjectMeta};
+use serde_json::json;
 
 use crate::api::FIELD_MANAGER;
 
@@ -62,6 +63,32 @@ pub(super) async fn replace(client: &Client, secret: &Secret) -> Result<PartialO
     write(client, Method::PUT, secret).await
 }
 
+/// Deletes the Secret whose `uid` and `resourceVersion` stand in `secret`: fails with 409 where it is another by now. One that
+/// is gone already is as good.
+pub(super) async fn delete(client: &Client, namespace: &str, secret: &ObjectMeta) -> Result<(), Error> {
+    let name = secret.name.as_deref().unwrap_or_default();
+    let options = json!({
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "preconditions": {"uid": secret.uid, "resourceVersion": secret.resource_version},
+    });
+    let collection = Secret::url_path(&(), Some(namespace));
+    let call = async {
+        let request = http::Request::delete(format!("{collection}/{name}"))
+            // Where a finalizer holds it up, the Secret itself is the answer.
+            .header(header::ACCEPT, METADATA_ONLY)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(options.to_string().into_bytes())
+            .map_err(kube::Error::HttpError)?;
+        client.request_text(request).await
+    };
+    match bounded("delete Secret", namespace, name, call).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(404) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 async fn write(client: &Client, method: Method, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
     let name = secret.metadata.name.clone().unwrap_or_default();
     let namespace = secret.metadata.namespace.clone().unwrap_or_default();
@@ -107,3 +134,65 @@ fn describe(error: &kube::Error) -> String {
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::{BodyExt as _, Full};
+    use kube::client::Body;
+    use serde_json::Value;
+    use tower::service_fn;
+
+    use super::*;
+
+    /// Deletes the Secret `token`, which the API server answers with this code; its result's code, and the request.
+    async fn deleted(code: u16) -> (Result<(), Option<u16>>, (Method, String, String, Value)) {
+        let seen = Arc::new(Mutex::new(None));
+        let noted = seen.clone();
+        let service = service_fn(move |request: Request<Body>| {
+            let noted = noted.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+                let accept = head.headers[header::ACCEPT].to_str().unwrap().to_owned();
+                *noted.lock().unwrap() = Some((head.method, head.uri.to_string(), accept, body));
+                let status = if code == 200 { "Success" } else { "Failure" };
+                let answer = json!({"apiVersion": "v1", "kind": "Status", "status": status, "code": code});
+                let body = Full::new(Bytes::from(answer.to_string()));
+                Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).unwrap())
+            }
+        });
+        let client = Client::new(service, "default");
+        let token = ObjectMeta {
+            name: Some("token".to_owned()),
+            uid: Some("uid-1".to_owned()),
+            resource_version: Some("41".to_owned()),
+            ..ObjectMeta::default()
+        };
+        let result = delete(&client, "shop", &token).await.map_err(|error| error.code());
+        let request = seen.lock().unwrap().take().unwrap();
+        (result, request)
+    }
+
+    #[tokio::test]
+    async fn only_the_very_secret_that_was_seen_is_deleted_and_no_token_comes_back() {
+        let (result, request) = deleted(200).await;
+        assert_eq!(result, Ok(()));
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": "uid-1", "resourceVersion": "41"}});
+        let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1".to_owned();
+        assert_eq!(
+            request,
+            (Method::DELETE, "/api/v1/namespaces/shop/secrets/token".to_owned(), accept, options)
+        );
+    }
+
+    #[tokio::test]
+    async fn one_that_is_gone_is_as_good_and_another_version_is_a_failure() {
+        assert_eq!(deleted(404).await.0, Ok(()));
+        assert_eq!(deleted(409).await.0, Err(Some(409)));
+        assert_eq!(deleted(403).await.0, Err(Some(403)));
+    }
+}

@@ -83,6 +83,7 @@ fn report<'a>(
         problem: outcome.problem.as_ref(),
         suspended: wanted.is_some_and(|w| w.suspend),
         failing_since: None,
+        not_granted_since: outcome.not_granted_since,
         next_refresh: outcome.next,
         attempts: None,
     }

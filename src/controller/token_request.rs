@@ -59,7 +59,7 @@ fn refusal(account: &Account, action: &str, code: u16, reason: &str) -> Problem 
             Reason::SourceDenied,
             format!(
                 "{action}: HTTP 403: the operator may not make tokens here; install the chart with \
-                 sources.kubernetesServiceAccount=true"
+                 sources.kubernetesServiceAccount=true, or see which admission policy forbids it"
             ),
         ),
         400..=499 if code != 429 => {
@@ -156,7 +156,7 @@ mod tests {
                 "SourceDenied",
                 Slowly,
                 "token of ServiceAccount shop/app: HTTP 403: the operator may not make tokens here; install the chart with \
-                 sources.kubernetesServiceAccount=true",
+                 sources.kubernetesServiceAccount=true, or see which admission policy forbids it",
             ),
             (
                 404,

@@ -1,6 +1,9 @@
 //! The watches beside that of the bindings: they fill the caches and name the bindings that a change concerns.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use futures::{Stream, StreamExt as _, future::ready};
 use k8s_openapi::{
@@ -118,8 +121,15 @@ impl Triggers {
     pub(super) fn grants(&self) -> (Grants, Vec<Progress>) {
         let (every, name) = (Api::<IdTokenGrant>::all(self.client.clone()), "the watch of grants");
         let (grants, touched, known) = self.watch(every, watcher::Config::default(), name, None);
-        let all = self.bindings.clone();
-        self.forward(name, touched, move |_grants| concerned(&all, |_| true));
+        let (all, current, mut before) = (self.bindings.clone(), grants.clone(), BTreeMap::new());
+        self.forward(name, touched, move |_touched| {
+            let now = versions(&current.state());
+            if before == now {
+                return Vec::new();
+            }
+            before = now;
+            concerned(&all, |_| true)
+        });
         let every = Api::<PartialObjectMeta<Namespace>>::all(self.client.clone());
         let name = "the watch of namespaces";
         let (namespaces, touched, labelled) = self.watch(every, watcher::Config::default(), name, None);
@@ -136,10 +146,7 @@ impl Triggers {
     pub(super) fn grants_file(&self, file: GrantsFile) -> (Grants, Vec<Progress>) {
         let (grants, work) = file.follow(self.stop.clone());
         tokio::spawn(self.health.vital("the reading of the grants file", work));
-        let changes = futures::stream::unfold(grants.clone(), async |mut grants| {
-            grants.changed().await.ok()?;
-            Some((Ok(()), grants))
-        });
+        let changes = grants.changes();
         let all = self.bindings.clone();
         self.forward("the grants of the file", changes, move |_changes: Vec<()>| concerned(&all, |_| true));
         (Grants::File(grants), Vec::new())
@@ -177,7 +184,7 @@ impl Triggers {
         &self,
         name: &'static str,
         touched: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
-        concerned: impl Fn(Vec<K>) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
+        mut concerned: impl FnMut(Vec<K>) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
     ) {
         let (wakes, stop) = (self.wakes.clone(), self.stop.clone());
         let refs = touched
@@ -214,6 +221,16 @@ fn concerned(
         .filter(|b| uses_operator(b) && also(b))
         .map(|b| ObjectRef::from_obj(b.as_ref()))
         .collect()
+}
+
+/// What grants mean: their specs, and which of them are on their way out. Their status, which this controller writes itself, wakes
+/// nobody.
+fn versions(grants: &[Arc<IdTokenGrant>]) -> BTreeMap<Option<String>, (Option<i64>, bool)> {
+    let version = |grant: &Arc<IdTokenGrant>| {
+        let meta = &grant.metadata;
+        (meta.uid.clone(), (meta.generation, meta.deletion_timestamp.is_some()))
+    };
+    grants.iter().map(version).collect()
 }
 
 /// Bindings whose source names one of `objects` of their namespace.
@@ -255,3 +272,33 @@ fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBindi
 const AT_ONCE: usize = 1024;
 /// Holds whole objects, and so the data of Secrets that were applied by kubectl.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn grant(metadata: &Value, bindings: i64) -> Arc<IdTokenGrant> {
+        let grant = serde_json::from_value(json!({
+            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenGrant", "metadata": metadata,
+            "spec": {"namespaces": {"all": true}, "identities": ["*"], "audiences": ["*"]}, "status": {"bindings": bindings},
+        }));
+        Arc::new(grant.unwrap())
+    }
+
+    #[test]
+    fn a_grant_wakes_bindings_by_what_it_means_and_not_by_its_status() {
+        let of = |metadata: Value, bindings| versions(&[grant(&metadata, bindings)]);
+        let before = of(json!({"name": "a", "uid": "1", "generation": 1, "resourceVersion": "7"}), 0);
+        assert_eq!(of(json!({"name": "a", "uid": "1", "generation": 1, "resourceVersion": "8"}), 3), before);
+        for other in [
+            json!({"name": "a", "uid": "1", "generation": 2}),
+            json!({"name": "a", "uid": "2", "generation": 1}),
+            json!({"name": "a", "uid": "1", "generation": 1, "deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        ] {
+            assert_ne!(of(other.clone(), 0), before, "{other}");
+        }
+        assert_ne!(versions(&[]), before);
+    }
+}

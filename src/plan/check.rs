@@ -65,8 +65,8 @@ pub fn judge(answer: &Pod, namespace: &str) -> Result<(), String> {
         0 => Ok(()),
         4 => Err(format!(
             "an annotated pod came back as it was sent: the webhook was not asked for namespace {namespace}, or did not answer \
-             under failurePolicy Ignore. Is the MutatingWebhookConfiguration installed, and is {namespace} among the namespaces that it \
-             excludes (the operator's own, kube-system and the like, the chart's webhook.excludeNamespaces)?"
+             under failurePolicy Ignore. Is the MutatingWebhookConfiguration (with injection.mode=policy: the MutatingAdmissionPolicy) installed, and is {namespace} \
+             among the namespaces that it excludes (the operator's own, kube-system and the like, the chart's webhook.excludeNamespaces)?"
         )),
         _ => Err(format!(
             "an annotated pod came back without {}: another admission webhook or policy has changed what ours did",

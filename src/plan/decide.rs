@@ -1,6 +1,6 @@
 //! What to do about a binding now. A pure function of what is wanted, what was seen, and the time.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Attempts, Pause, Problem, Retry,
@@ -30,6 +30,10 @@ pub struct Facts {
     pub ask_again: Option<Pause>,
     /// The Secret was taken away or changed by somebody else again and again: not to be restored before this time.
     pub restore_not_before: Option<Timestamp>,
+    /// Since when no grant allows what stands in the Secret, as noted before.
+    pub not_granted_since: Option<Timestamp>,
+    /// How long a Secret stays that no grant allows any more.
+    pub grace: SignedDuration,
 }
 
 /// What to do.
@@ -51,6 +55,9 @@ pub enum Decision {
     },
     /// No token: it must not or can't be.
     Refuse(Problem),
+    /// No token, and what is in our Secret was allowed to stay for long enough: look once more at what is really granted, and
+    /// remove the Secret.
+    Revoke(Problem),
     /// Get a token and publish it.
     Mint {
         /// The Secret was ours and is gone or changed.
@@ -61,6 +68,10 @@ pub enum Decision {
 /// Decides.
 #[must_use]
 pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
+    let not_granted = facts.permitted.as_ref().err().filter(|problem| problem.reason == Reason::NotGranted);
+    if let Some(problem) = not_granted.filter(|_| !matches!(facts.secret, Observed::Foreign(_))) {
+        return without_grant(facts, problem, now);
+    }
     if wanted.suspend {
         return Decision::Rest;
     }
@@ -101,6 +112,40 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
         None => Decision::Mint { restores },
     }
 }
+
+/// Nothing is minted, not even kept for somebody who suspended it; what is there stays for the grace.
+fn without_grant(facts: &Facts, problem: &Problem, now: Timestamp) -> Decision {
+    let is_over = |since| now.duration_since(since) >= facts.grace;
+    if !not_granted_since(facts, now).is_some_and(is_over) {
+        return Decision::Refuse(problem.clone());
+    }
+    match facts.attempts.as_ref().filter(|a| a.pause.holds(REVOCATION, now)) {
+        Some(attempts) => {
+            Decision::Wait { problem: attempts.problem.clone(), until: Some(attempts.pause.until) }
+        }
+        None => Decision::Revoke(problem.clone()),
+    }
+}
+
+/// Since when no grant allows what stands in our Secret, as of this look; `None`: a grant does, or nothing of ours is there, or
+/// it is being deleted already.
+#[must_use]
+pub fn not_granted_since(facts: &Facts, now: Timestamp) -> Option<Timestamp> {
+    match (&facts.permitted, &facts.secret) {
+        (Err(problem), Observed::Ours(ours)) if problem.reason == Reason::NotGranted => {
+            // A note from the future: the clock was set back.
+            let noted = facts.not_granted_since.filter(|since| *since <= now);
+            let first = || Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+            ours.metadata.deletion_timestamp.is_none().then(|| noted.unwrap_or_else(first))
+        }
+        // The Secret could not be looked at.
+        (Err(problem), _) if problem.reason == Reason::SecretUnavailable => facts.not_granted_since,
+        _ => None,
+    }
+}
+
+/// What tells tries to remove a Secret from tries to fill it (see [`attempt_key`]).
+pub const REVOCATION: &str = "revocation";
 
 /// What tells two tries apart: another spec, another `credential`, other labels or another forced refresh are tried at once.
 #[must_use]

@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod pattern;
+pub mod usage;
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use self::pattern::{AudiencePattern, IdentityPattern};
 use super::{Problem, secret::sha256_hex, validate::Wanted};
 use crate::api::{
-    IdTokenGrant, Reason,
+    IdTokenGrant, IdTokenGrantSpec, Reason,
     grant::{Namespaces, TokenKind},
 };
 
@@ -39,15 +40,7 @@ pub fn authorise<'g>(
     namespace_labels: Option<&BTreeMap<String, String>>,
     wanted: &Wanted,
 ) -> Result<(), Problem> {
-    let Some(identity) = wanted.source.granted_identity() else { return Ok(()) };
-    let request = Request {
-        namespace,
-        namespace_labels,
-        identity,
-        audience: wanted.audience.as_str(),
-        kind: wanted.source.kind(),
-        chained: wanted.source.is_chained(),
-    };
+    let Some(request) = request(namespace, namespace_labels, wanted) else { return Ok(()) };
     if grants.into_iter().any(|grant| allows(grant, request)) {
         return Ok(());
     }
@@ -56,26 +49,58 @@ pub fn authorise<'g>(
     Err(problem)
 }
 
+/// What `wanted` needs a grant for; `None`: it needs none.
+fn request<'a>(
+    namespace: &'a str,
+    namespace_labels: Option<&'a BTreeMap<String, String>>,
+    wanted: &'a Wanted,
+) -> Option<Request<'a>> {
+    Some(Request {
+        namespace,
+        namespace_labels,
+        identity: wanted.source.granted_identity()?,
+        audience: wanted.audience.as_str(),
+        kind: wanted.source.kind(),
+        chained: wanted.source.is_chained(),
+    })
+}
+
 /// Whether `grant` allows `request`. A grant that is being deleted allows nothing.
 #[must_use]
 pub fn allows(grant: &IdTokenGrant, request: Request<'_>) -> bool {
-    let spec = &grant.spec;
-    let all = spec.namespaces.all == Some(true);
-    let single_exact = spec.identities.len() == 1 && !spec.identities[0].contains('*');
+    let namespaces = &grant.spec.namespaces;
     grant.metadata.deletion_timestamp.is_none()
-        && spec.kinds.contains(&request.kind)
-        && (spec.delegates || !request.chained)
-        && selects(&spec.namespaces, request.namespace, request.namespace_labels)
-        && spec.identities.iter().any(|i| match IdentityPattern::parse(i) {
-            Some(IdentityPattern::Any) => all,
-            Some(pattern) => pattern.matches(request.identity),
-            None => false,
-        })
-        && spec.audiences.iter().any(|a| match AudiencePattern::parse(a) {
-            Some(AudiencePattern::Any) => all || single_exact,
-            Some(pattern) => pattern.matches(request.audience),
-            None => false,
-        })
+        && selects(namespaces, request.namespace, request.namespace_labels)
+        && Terms::of(&grant.spec).cover(request)
+}
+
+/// Everything that a grant says but for its namespaces, parsed.
+struct Terms<'g> {
+    spec: &'g IdTokenGrantSpec,
+    identities: Vec<IdentityPattern<'g>>,
+    audiences: Vec<AudiencePattern<'g>>,
+}
+
+impl<'g> Terms<'g> {
+    /// What is no pattern, or too wide a one for the rest of the grant, is left out: it matches nothing.
+    fn of(spec: &'g IdTokenGrantSpec) -> Self {
+        let all = spec.namespaces.all == Some(true);
+        let single_exact = spec.identities.len() == 1 && !spec.identities[0].contains('*');
+        let identities = spec.identities.iter().filter_map(|text| IdentityPattern::parse(text));
+        let audiences = spec.audiences.iter().filter_map(|text| AudiencePattern::parse(text));
+        Self {
+            spec,
+            identities: identities.filter(|p| *p != IdentityPattern::Any || all).collect(),
+            audiences: audiences.filter(|p| *p != AudiencePattern::Any || all || single_exact).collect(),
+        }
+    }
+
+    fn cover(&self, request: Request<'_>) -> bool {
+        self.spec.kinds.contains(&request.kind)
+            && (self.spec.delegates || !request.chained)
+            && self.identities.iter().any(|pattern| pattern.matches(request.identity))
+            && self.audiences.iter().any(|pattern| pattern.matches(request.audience))
+    }
 }
 
 /// The message for a request that no grant allows, with the smallest grant that would.

@@ -7,6 +7,7 @@ mod containers;
 mod document;
 mod excerpt;
 mod request;
+mod status;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -49,7 +50,7 @@ impl BindingFacts {
 pub struct Injection {
     /// Add operations, to be applied in this order; empty when nothing is to be done.
     pub patch: Vec<PatchOp>,
-    /// Messages for whoever created the pod, each of at most 120 characters.
+    /// Messages for whoever created the pod: at most ten, each of at most 120 characters.
     pub warnings: Vec<String>,
 }
 
@@ -62,8 +63,11 @@ pub fn inject(
 ) -> Result<Injection, Refusal> {
     let mut warnings = request::unknown_keys(pod);
     let Some(request) = request(pod)? else {
-        return Ok(Injection { patch: Vec::new(), warnings });
+        return Ok(Injection { patch: Vec::new(), warnings: bounded(warnings) });
     };
+    if !pod["spec"].is_object() {
+        return Ok(Injection::default()); // The API server has its own words for a pod without a spec.
+    }
     let sources: Vec<_> = request
         .bindings
         .iter()
@@ -74,11 +78,27 @@ pub fn inject(
         })
         .collect();
 
-    let mut patch = volume::additions(pod, &request, &sources)?;
-    for target in containers::chosen(pod, &request)? {
-        containers::add(&target, &request, &mut patch, &mut warnings);
+    if pod["spec"]["hostNetwork"] == true {
+        warnings.push(HOST_NETWORK.to_owned());
     }
-    Ok(Injection { patch, warnings: warnings.into_iter().map(|text| shorten(&text, WARNING)).collect() })
+
+    let mut patch = volume::additions(pod, &request, &sources)?;
+    let mut room = containers::Room::default();
+    for target in containers::chosen(pod, &request)? {
+        containers::add(&target, &request, &mut room, &mut patch, &mut warnings)?;
+    }
+    patch.extend(status::addition(pod, &request, &volume::contents(pod, &sources)));
+    Ok(Injection { patch, warnings: bounded(warnings) })
+}
+
+/// Cuts each of `warnings`, and says how many are left out where there are too many.
+fn bounded(mut warnings: Vec<String>) -> Vec<String> {
+    let count = warnings.len();
+    if count > WARNINGS {
+        warnings.truncate(WARNINGS - 1);
+        warnings.push(format!("and {} more warnings", count - WARNINGS + 1));
+    }
+    warnings.into_iter().map(|text| shorten(&text, WARNING)).collect()
 }
 
 fn concern(name: &str, facts: Option<&BindingFacts>, now: Timestamp) -> Option<String> {
@@ -106,5 +126,9 @@ fn shorten(text: &str, limit: usize) -> String {
 const VOLUME: &str = "idtoken";
 /// The API server passes warnings on in full up to this many characters.
 const WARNING: usize = 120;
+/// The API server passes on 4096 characters of all of them together.
+const WARNINGS: usize = 10;
+/// The metadata server answers by the address that asks, and that is the node's.
+const HOST_NETWORK: &str = "hostNetwork: the token files work, but on GKE Google client libraries see the node's identity, not the pod's";
 /// What of a name is shown in a warning, so that the sentence around it still fits.
 const NAME: usize = 40;

@@ -18,6 +18,7 @@ pub mod refresh;
 pub mod secret;
 pub mod source;
 pub mod status;
+pub mod uninjected;
 pub mod validate;
 
 use jiff::Timestamp;

@@ -24,7 +24,7 @@ pub struct Report<'a> {
     pub record: Option<&'a Record>,
     /// Whether that is a verified, unexpired token for this spec.
     pub is_good: bool,
-    /// What went wrong.
+    /// What went wrong. A binding that rests has only one problem: it is not granted.
     pub problem: Option<&'a Problem>,
     /// Whether the binding rests.
     pub suspended: bool,
@@ -34,6 +34,8 @@ pub struct Report<'a> {
     pub next_refresh: Option<Timestamp>,
     /// What was tried before and failed.
     pub attempts: Option<&'a Attempts>,
+    /// Since when no grant allows what stands in the Secret.
+    pub not_granted_since: Option<Timestamp>,
 }
 
 /// A Kubernetes Event worth sending.
@@ -77,6 +79,7 @@ pub fn next(previous: &IdTokenBindingStatus, report: Report<'_>, now: Timestamp)
             None if report.is_good && report.problem.is_none() && !report.suspended => None,
             None => previous.refused_attempt.clone(),
         },
+        not_granted_since: report.not_granted_since,
     }
 }
 
@@ -172,7 +175,7 @@ fn ready(report: Report<'_>) -> Verdict {
         (Some(_), _) if report.suspended => {
             verdict("True", Reason::Suspended, "spec.suspend is true: the token is not refreshed")
         }
-        (None, _) if report.suspended => {
+        (None, None) if report.suspended => {
             verdict("False", Reason::Suspended, "spec.suspend is true and there is no valid token")
         }
         (Some(record), _) => verdict("True", Reason::TokenFresh, fresh(report.secret_name, record)),
@@ -191,7 +194,7 @@ fn fresh(secret: &str, record: &Record) -> String {
 }
 
 fn degraded(report: Report<'_>) -> Verdict {
-    if let Some(problem) = report.problem.filter(|_| report.is_good && !report.suspended) {
+    if let Some(problem) = report.problem.filter(|_| report.is_good) {
         return verdict("True", problem.reason, problem.message.clone());
     }
     let Verdict { reason, .. } = ready(report);
@@ -208,7 +211,7 @@ fn stalled(report: Report<'_>, conditions: &[Condition], now: Timestamp) -> Verd
         });
         already || report.failing_since.is_some_and(|t| now.duration_since(t) >= STALL_AFTER)
     };
-    match report.problem.filter(|_| !report.suspended) {
+    match report.problem {
         Some(problem) if problem.reason.stalls() == Some(Stall::AtOnce) && !is_passing(problem) => {
             verdict("True", problem.reason, problem.message.clone())
         }

@@ -22,6 +22,8 @@ pub struct Metrics {
     pub leader: Family<Leader, Gauge>,
     /// Watches that the API server refuses now.
     pub refused_watches: Gauge,
+    /// Pods that ask for tokens and have none.
+    pub uninjected_pods: Gauge,
 }
 
 /// Labels of a request for a token.
@@ -80,9 +82,23 @@ impl Metrics {
             "Watches that the API server refuses now, as forbidden or not found",
             refused_watches.clone(),
         );
+        let uninjected_pods = Gauge::default();
+        registry.register(
+            "uninjected_pods",
+            "Pods that ask for tokens and have none, as far as this process leads and looks for them",
+            uninjected_pods.clone(),
+        );
         register(registry);
         let registry = std::sync::Arc::new(root);
-        Self { registry, token_requests, secret_writes, status_writes, leader, refused_watches }
+        Self {
+            registry,
+            token_requests,
+            secret_writes,
+            status_writes,
+            leader,
+            refused_watches,
+            uninjected_pods,
+        }
     }
 
     /// The metrics in OpenMetrics text form.

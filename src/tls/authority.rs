@@ -9,6 +9,10 @@
 //! ```
 //!
 //! so that at every moment whoever has any of the last bundles trusts whatever replica answers.
+//!
+//! What comes unplanned (somebody put another authority into the Secret, or the registration could not be written during the
+//! whole overlap) is met by two further rules: a CA that this replica has served under stays in the bundle, and a certificate is
+//! not presented before the registration is seen to trust its CA, as long as the present one is good.
 mod certificate;
 mod keeper;
 mod stored;
@@ -18,7 +22,7 @@ mod tests;
 use jiff::{SignedDuration, Timestamp};
 
 pub use certificate::IssueError;
-use certificate::Pair;
+use certificate::{Certificate, Pair};
 pub use keeper::{Settings, maintain};
 pub use stored::{Stored, Unusable};
 
@@ -38,6 +42,15 @@ impl Default for Lifetimes {
         let day = |days: i64| SignedDuration::from_hours(24 * days);
         Self { authority: day(730), leaf: day(90), overlap: day(1) }
     }
+}
+
+/// What the API server was seen to be told to trust.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registered {
+    /// The bundle of each registered webhook, PEM. None at all: nobody calls.
+    pub bundles: Vec<String>,
+    /// Since when.
+    pub since: Option<Timestamp>,
 }
 
 /// What to do with the Secret now.
@@ -63,16 +76,23 @@ pub fn service_names(service: &str, namespace: &str, extra: &[String]) -> Vec<St
 }
 
 /// Decides what becomes of `stored`, so that at `now` there is a certificate for all `names`.
+///
+/// A Secret that is gone or damaged gets back what this replica knows to have been in it: the other replicas serve that, and
+/// the API server trusts it, so that no request fails meanwhile.
 pub fn next(
     stored: Option<&Stored>,
+    known: Option<&Stored>,
     names: &[String],
     now: Timestamp,
     lifetimes: &Lifetimes,
 ) -> Result<Step, IssueError> {
-    let mut wanted = match stored {
-        Some(stored) => stored.clone(),
+    let mut wanted = match stored.or(known) {
+        Some(found) => found.clone(),
         None => Stored::new(Pair::authority(now, lifetimes.authority)?),
     };
+    if let Some(known) = known {
+        keep_trusting(&mut wanted, &known.signer.certificate, now);
+    }
     hand_over(&mut wanted, now, lifetimes)?;
     if wanted.successor.is_none() && prepare_at(&wanted, lifetimes) <= now {
         wanted.successor = Some(Pair::authority(now, lifetimes.authority)?);
@@ -86,6 +106,23 @@ pub fn next(
         Some(stored) if *stored == wanted => Step::Keep { renew_at: due(&wanted, lifetimes) },
         _ => Step::Write(Box::new(wanted)),
     })
+}
+
+/// Whether the certificate of `stored` is to be presented from now on, in place of `present`.
+fn may_replace(present: &Certificate, stored: &Stored, registered: &Registered, now: Timestamp) -> bool {
+    let trust = |accepted: &dyn Fn(&Certificate) -> bool| {
+        registered.bundles.iter().all(|bundle| stored::certificates(bundle).iter().any(accepted))
+    };
+    let settled = registered.since.is_none_or(|since| since + SETTLE <= now);
+    let is_good = present.is_valid_at(now) && trust(&|authority| present.is_signed_by(authority));
+    !is_good || settled && trust(&|authority| *authority == stored.signer.certificate)
+}
+
+/// Keeps a CA in the bundle under which this replica may still be serving.
+fn keep_trusting(wanted: &mut Stored, authority: &Certificate, now: Timestamp) {
+    if authority.is_valid_at(now) && !wanted.publishes(authority) {
+        wanted.retired.push(authority.clone());
+    }
 }
 
 /// Makes the successor the signer when its time has come, and replaces a signer that nobody would accept any more.
@@ -147,3 +184,6 @@ fn due(stored: &Stored, lifetimes: &Lifetimes) -> Timestamp {
     let retired = stored.retired.iter().map(|authority| authority.not_after);
     leaf.chain(retired).fold(authority, Timestamp::min)
 }
+
+/// How long after the registration was written every API server is taken to know it.
+const SETTLE: SignedDuration = SignedDuration::from_secs(2);

@@ -3,7 +3,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt::Display,
     marker::PhantomData,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -37,6 +37,7 @@ pub struct CachedLookup<C, L, E> {
     cached: C,
     live: L,
     absent: Mutex<Absent>,
+    shares: Mutex<HashMap<String, Arc<Semaphore>>>,
     reads: Semaphore,
     error: PhantomData<fn() -> E>,
 }
@@ -50,12 +51,14 @@ where
 {
     /// Both functions take a namespace and a name.
     pub fn new(cached: C, live: L) -> Self {
-        let (absent, reads) = (Mutex::default(), Semaphore::new(READS));
-        Self { cached, live, absent, reads, error: PhantomData }
+        let (absent, shares, reads) = (Mutex::default(), Mutex::default(), Semaphore::new(READS));
+        Self { cached, live, absent, shares, reads, error: PhantomData }
     }
 
     async fn read(&self, namespace: &str, name: &str) -> Lookup {
+        let share = self.share(namespace);
         let read = async {
+            let _share = share.acquire().await;
             let _permit = self.reads.acquire().await;
             (self.live)(namespace.to_owned(), name.to_owned()).await
         };
@@ -74,6 +77,13 @@ where
                 Lookup::Unavailable
             }
         }
+    }
+
+    /// What `namespace` may read at a time: its pods that name bindings by the hundred which don't exist keep nobody else waiting.
+    fn share(&self, namespace: &str) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, share| Arc::strong_count(share) > 1); // those with a read under way
+        shares.entry(namespace.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(SHARE))).clone()
     }
 
     fn absent(&self) -> MutexGuard<'_, Absent> {
@@ -136,6 +146,8 @@ impl Absent {
 const READ: Duration = Duration::from_secs(2);
 /// Reads at the same time.
 const READS: usize = 16;
+/// Of these, for one namespace.
+const SHARE: usize = 4;
 /// How long a missing binding counts as missing. The watch cache is asked first all the same.
 const ABSENT: Duration = Duration::from_secs(5);
 /// Bounds the memory that somebody can take by asking for names that don't exist.
@@ -216,6 +228,32 @@ mod tests {
         let start = Instant::now();
         assert_eq!(lookup.find("ns", "a").await, Lookup::Unavailable);
         assert_eq!(start.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_namespace_keeps_no_other_one_waiting() {
+        let live = async |namespace: String, _: String| {
+            if namespace == "greedy" {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, &str>(Some(facts()))
+        };
+        let lookup = Arc::new(CachedLookup::new(|_: &str, _: &str| None, live));
+        let start = Instant::now();
+        let greedy = (0..64).map(|i| {
+            let lookup = lookup.clone();
+            tokio::spawn(async move { lookup.find("greedy", &i.to_string()).await })
+        });
+        let greedy: Vec<_> = greedy.collect();
+        tokio::task::yield_now().await; // all of them ask
+        assert_eq!(lookup.find("other", "a").await, Lookup::Found(facts()));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        for asked in greedy {
+            assert_eq!(asked.await.unwrap(), Lookup::Unavailable);
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+        let _ = lookup.find("last", "a").await;
+        assert_eq!(lookup.shares.lock().unwrap().len(), 1, "a share is kept no longer than it is used");
     }
 
     #[test]

@@ -135,10 +135,13 @@ async fn follow(
             tasks.spawn(health.vital("the certificate keeper", follower.run(cancel.clone())));
         }
         Certificate::Own { authority, configuration } => {
-            let keeper = authority::maintain(client.clone(), authority, hot, sender, cancel.clone());
+            let (seen, registered) = watch::channel(authority::Registered::default());
+            let keeper =
+                authority::maintain(client.clone(), authority, hot, sender, registered, cancel.clone());
             tasks.spawn(health.vital("the certificate keeper", keeper));
-            let (bundle, registered) = (bundle.clone(), health.clone());
-            let registrar = registration::maintain(client, configuration, bundle, registered, cancel.clone());
+            let (bundle, health) = (bundle.clone(), health.clone());
+            let registrar =
+                registration::maintain(client, configuration, bundle, seen, health.clone(), cancel.clone());
             tasks.spawn(health.vital("the registration", registrar));
         }
     }

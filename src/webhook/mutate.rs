@@ -1,20 +1,23 @@
 //! `POST /mutate`: asks the lookup, then [`plan::inject`](crate::plan::inject), and answers.
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{self, DefaultBodyLimit, State},
     http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
     routing::post,
 };
-use futures::future::join_all;
+use futures::{FutureExt as _, future::join_all};
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
+use tokio::time::timeout;
 
 use super::{
     lookup::{BindingLookup, Lookup},
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::plan::inject::{self, BindingFacts, Injection, Refusal};
 
-/// How reviews ended: `injected`, `unchanged`, `refused` or `malformed`.
+/// How reviews ended: `injected`, `unchanged`, `refused`, `unavailable`, `malformed` or `failed`.
 #[derive(Debug, Clone, Default)]
 pub struct Outcomes(Family<Outcome, Counter>);
 
@@ -52,6 +55,7 @@ pub fn router<L: BindingLookup>(lookup: Arc<L>, outcomes: Outcomes, now: fn() ->
     Router::new()
         .route("/mutate", post(mutate::<L>))
         .layer(DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn(in_time))
         .with_state(Arc::new(Webhook { lookup, outcomes, now }))
 }
 
@@ -61,18 +65,27 @@ struct Webhook<L> {
     now: fn() -> Timestamp,
 }
 
-/// Nothing but the answer comes of it, so a dry run is a run like any other.
+/// Ends what takes too long, above all a body that comes in drops.
+async fn in_time(request: extract::Request, next: Next) -> Response {
+    let answer = timeout(WHOLE, next.run(request)).await;
+    answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+}
+
+/// A panic is answered like any failure of ours, so that the registration's failurePolicy decides, and nobody else who is served over the
+/// same connection is harmed.
 async fn mutate<L: BindingLookup>(
     State(webhook): State<Arc<Webhook<L>>>,
     body: Bytes,
 ) -> Result<Json<Answer>, (StatusCode, String)> {
-    let request = Request::parse(&body).map_err(|error| {
-        webhook.outcomes.add("malformed");
-        (StatusCode::BAD_REQUEST, error.to_string())
-    })?;
-    let decided =
-        if request.creates_pod() { webhook.decide(&request).await } else { Ok(Injection::default()) };
-    Ok(Json(webhook.answer(&request, decided)))
+    let reviewed = AssertUnwindSafe(webhook.review(&body)).catch_unwind().await;
+    reviewed.unwrap_or_else(|_| {
+        webhook.outcomes.add("failed");
+        tracing::error!("a review panicked; the pod was not decided on");
+        Err((
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "a bug in idtoken-operator: see the webhook's log".to_owned(),
+        ))
+    })
 }
 
 /// Why a pod is not allowed.
@@ -90,6 +103,17 @@ impl From<Refusal> for NotAllowed {
 }
 
 impl<L: BindingLookup> Webhook<L> {
+    /// Nothing but the answer comes of it, so a dry run is a run like any other.
+    async fn review(&self, body: &[u8]) -> Result<Json<Answer>, (StatusCode, String)> {
+        let request = Request::parse(body).map_err(|error| {
+            self.outcomes.add("malformed");
+            (StatusCode::BAD_REQUEST, error.to_string())
+        })?;
+        let decided =
+            if request.creates_pod() { self.decide(&request).await } else { Ok(Injection::default()) };
+        Ok(Json(self.answer(&request, decided)))
+    }
+
     async fn decide(&self, request: &Request) -> Result<Injection, NotAllowed> {
         let pod = &request.object;
         let names = inject::request(pod)?.map(|request| request.bindings).unwrap_or_default();
@@ -142,7 +166,10 @@ struct Outcome {
     result: &'static str,
 }
 
-const RESULTS: [&str; 5] = ["injected", "unchanged", "refused", "unavailable", "malformed"];
+const RESULTS: [&str; 6] = ["injected", "unchanged", "refused", "unavailable", "malformed", "failed"];
+
+/// Twice what the API server waits by default.
+const WHOLE: Duration = Duration::from_secs(10);
 
 /// What the API server itself accepts from a client.
 const BODY: usize = 3 * 1024 * 1024;

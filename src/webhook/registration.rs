@@ -19,21 +19,26 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::health::{Condition, Health};
+use crate::{
+    clock,
+    telemetry::health::{Condition, Health},
+    tls::authority::Registered,
+};
 
 /// The field manager that owns `caBundle`.
 pub const FIELD_MANAGER: &str = "idtoken-operator-webhook";
 
 /// Waits for the configuration `name`, and puts the latest `bundle` into it whenever it holds something else; until `cancel`.
-/// Tells `health` when it was seen to hold ours.
+/// Hands on to `seen` what it holds, and tells `health` when that was ours.
 pub async fn maintain(
     client: Client,
     name: String,
     bundle: watch::Receiver<Option<String>>,
+    seen: watch::Sender<Registered>,
     health: Health,
     cancel: CancellationToken,
 ) {
-    let mut registration = Registration { api: Api::all(client), name, bundle, health, present: None };
+    let mut registration = Registration { api: Api::all(client), name, bundle, seen, health, present: None };
     cancel.run_until_cancelled(registration.follow()).await;
 }
 
@@ -41,6 +46,7 @@ struct Registration {
     api: Api<MutatingWebhookConfiguration>,
     name: String,
     bundle: watch::Receiver<Option<String>>,
+    seen: watch::Sender<Registered>,
     health: Health,
     present: Option<MutatingWebhookConfiguration>,
 }
@@ -77,33 +83,70 @@ impl Registration {
     fn see(&mut self, event: Event<MutatingWebhookConfiguration>) {
         match event {
             Event::Apply(found) | Event::InitApply(found) => self.present = Some(found),
-            Event::Delete(_) | Event::Init => self.present = None,
+            Event::Delete(_) => self.present = None,
+            Event::Init => {
+                self.present = None;
+                return; // what there is follows
+            }
             Event::InitDone => {}
         }
+        self.hand_on();
+    }
+
+    fn hand_on(&self) {
+        let bundles = self.present.as_ref().map(bundles).unwrap_or_default();
+        self.seen.send_if_modified(|seen| {
+            let is_other = seen.bundles != bundles;
+            if is_other {
+                *seen = Registered { bundles, since: Some(clock::now()) };
+            }
+            is_other
+        });
+    }
+
+    /// What is to be written; nothing when it is there already, which is told.
+    fn wanted(&mut self) -> Option<Value> {
+        let bundle = self.bundle.borrow_and_update().clone()?;
+        let correction = correction(self.present.as_ref()?, &bundle);
+        if correction.is_none() {
+            self.health.met(Condition::Registered);
+        }
+        correction
     }
 
     /// Writes the bundle where it is not there already.
     async fn correct(&mut self) -> Result<(), String> {
-        let bundle = self.bundle.borrow_and_update().clone();
-        let (Some(present), Some(bundle)) = (&self.present, bundle) else {
-            return Ok(());
-        };
-        let Some(correction) = correction(present, &bundle) else {
-            self.health.met(Condition::Registered);
-            return Ok(());
-        };
+        let Some(mut correction) = self.wanted() else { return Ok(()) };
+        if self.present.as_ref().is_some_and(|present| bundles(present).iter().any(|now| !now.is_empty())) {
+            // Perhaps that of a replica which found another authority: first let ours have a look, which it is told to.
+            tokio::time::sleep(YIELD).await;
+            match self.wanted() {
+                Some(latest) => correction = latest,
+                None => return Ok(()),
+            }
+        }
         // Forced: whoever wiped the field owns it for the moment, and it is the only one that we send.
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(&correction);
         let written = timeout(CALL, self.api.patch(&self.name, &params, &patch)).await;
         let written = written.map_err(|_| "no answer in time".to_owned())?;
         self.present = Some(written.map_err(|error| error.to_string())?);
+        self.hand_on();
         tracing::info!(configuration = self.name, "caBundle written");
         self.health.met(Condition::Registered);
         // Where another program insists on a value of its own, this keeps a quarrel from becoming a storm.
         tokio::time::sleep(SPACING).await;
         Ok(())
     }
+}
+
+/// What each webhook of `present` has the API server trust.
+fn bundles(present: &MutatingWebhookConfiguration) -> Vec<String> {
+    let webhooks = present.webhooks.iter().flatten();
+    webhooks
+        .map(|webhook| webhook.client_config.ca_bundle.clone().unwrap_or_default().0)
+        .map(|bundle| String::from_utf8_lossy(&bundle).into_owned())
+        .collect()
 }
 
 /// What to apply so that every webhook of `present` trusts `bundle`; `None` when all of them do.
@@ -138,6 +181,8 @@ async fn sleep(pause: Option<Duration>) {
 const CALL: Duration = Duration::from_secs(10);
 /// A wiped bundle is to be back within 10 s, so never wait longer than this.
 const RETRY: Duration = Duration::from_secs(5);
+/// Before a bundle that is not ours is replaced.
+const YIELD: Duration = Duration::from_millis(500);
 /// Between two writes.
 const SPACING: Duration = Duration::from_secs(1);
 

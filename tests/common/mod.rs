@@ -10,14 +10,21 @@
     unreachable_pub
 )]
 
+pub mod admissions;
+pub mod audit;
 pub mod child;
 pub mod emulator;
 pub mod envoy;
 mod google_flags;
 pub mod http_client;
+pub mod injection;
 pub mod leaks;
 pub mod mint;
+pub mod mounted;
+pub mod other_webhook;
+pub mod pods;
 pub mod python;
+pub mod refusals;
 
 use std::{
     collections::BTreeMap,
@@ -40,7 +47,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use xtask::{
     cluster::{Cluster, ClusterOptions},
-    google::{Google, Options, Role},
+    google::{Google, Options, Provider, Role},
     process::{Process, Program, wait_for},
     tools::{Tool, Tools},
 };
@@ -183,6 +190,15 @@ impl World {
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// Makes the simulator's STS believe this cluster's keys, as those of the GKE cluster that the metadata server tells of.
+    pub async fn trust_cluster(&self) {
+        let request = http::Request::get("/openid/v1/jwks").body(Vec::new()).unwrap();
+        let keys = serde_json::from_str(&self.client.request_text(request).await.unwrap()).unwrap();
+        let issuer = self.cluster.service_account_issuer().to_owned();
+        let gke = Provider::gke("demo-project", 123_456_789_012, "europe-west1", "demo-cluster");
+        self.google.set_provider(Provider { issuer, ..gke }.with_jwks(keys));
+    }
+
     /// Starts a controller as the chart's ServiceAccount and waits until it is ready.
     pub async fn start_controller(&mut self) {
         self.spawn_controller().await;
@@ -303,8 +319,13 @@ impl World {
 
     /// Runs the binary to its end, as an administrator; whether it succeeded, and all that it printed.
     pub async fn run_operator(&self, args: &[&str]) -> (bool, String) {
+        self.run_operator_as(self.cluster.kubeconfig(), args).await
+    }
+
+    /// The same as somebody else.
+    pub async fn run_operator_as(&self, kubeconfig: &Path, args: &[&str]) -> (bool, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_idtoken-operator"));
-        command.args(args).env("KUBECONFIG", self.cluster.kubeconfig()).env_remove("KUBERNETES_SERVICE_HOST");
+        command.args(args).env("KUBECONFIG", kubeconfig).env_remove("KUBERNETES_SERVICE_HOST");
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())

@@ -146,7 +146,16 @@ impl Bench {
     }
 
     pub(crate) async fn obtain(&self, wanted: &Wanted) -> Result<(RawToken, Record), Problem> {
-        obtain(&self.minter, &self.verifier, wanted, &self.credentials, || Ok(())).await
+        self.obtain_if(wanted, || Ok(())).await
+    }
+
+    /// The same, where `authorise` allows it.
+    pub(crate) async fn obtain_if(
+        &self,
+        wanted: &Wanted,
+        authorise: impl Fn() -> Result<(), Problem>,
+    ) -> Result<(RawToken, Record), Problem> {
+        obtain(&self.minter, &self.verifier, wanted, &self.credentials, authorise).await
     }
 
     /// A token that bears looking at; its claims.
@@ -240,6 +249,7 @@ fn conditions(problem: &Problem, record: Option<&Record>) -> Vec<String> {
         failing_since: None,
         next_refresh: None,
         attempts: None,
+        not_granted_since: None,
     };
     let status = next(&IdTokenBindingStatus::default(), report, "2026-01-01T10:00:00Z".parse().unwrap());
     status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect()

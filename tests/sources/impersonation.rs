@@ -7,7 +7,13 @@ use crate::{
     },
     rows,
 };
-use idtoken_operator::plan::Retry::{OnChange, Slowly};
+use idtoken_operator::{
+    api::Reason,
+    plan::{
+        Problem,
+        Retry::{OnChange, Slowly},
+    },
+};
 
 const MIDDLE: &str = "middle@demo-project.iam.gserviceaccount.com";
 
@@ -88,6 +94,22 @@ async fn two_principals_in_a_chain_and_never_itself() {
         let problem = bench.obtain(&wanted(AUDIENCE, &source)).await.map(|_| ()).unwrap_err();
         let says = "is the operator's own identity and is not impersonated";
         judge("itself", &problem, "SelfImpersonation", OnChange, true, says);
+        assert_eq!(bench.asked(), [], "{source}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_grant_does_not_learn_who_the_operator_is() {
+    let bench = Bench::start(options()).await;
+    for source in [
+        json!({"impersonation": {"serviceAccount": OPERATOR}}),
+        source(&[OPERATOR]),
+        json!({"signedJwt": {"serviceAccount": OPERATOR}}),
+    ] {
+        let refuse = || Err(Problem::on_change(Reason::NotGranted, "no grant"));
+        let obtained = bench.obtain_if(&wanted(AUDIENCE, &source), refuse).await;
+        let problem = obtained.map(|_| ()).unwrap_err();
+        assert_eq!((problem.reason, problem.message.as_str()), (Reason::NotGranted, "no grant"), "{source}");
         assert_eq!(bench.asked(), [], "{source}");
     }
 }

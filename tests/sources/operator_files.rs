@@ -253,6 +253,36 @@ async fn impersonated_service_account() {
 }
 
 #[tokio::test]
+async fn whoever_the_operator_is_it_never_impersonates_itself() {
+    let operator = Operator::start(false).await;
+    let impersonated = json!({"type": "impersonated_service_account", "source_credentials": operator.key()});
+    let files = [
+        ("a key", operator.key(), OWNER),
+        ("a federated account", impersonating(operator.external()), ROBOT),
+        ("an impersonated account", impersonating(impersonated), ROBOT),
+    ];
+    for (case, file, itself) in files {
+        let operator = Operator::start(false).await;
+        operator.is(&file);
+        let chain = |target: &str, delegates: &[&str]| json!({"impersonation": {"serviceAccount": target, "delegates": delegates}});
+        for source in [
+            chain(itself, &[]),
+            chain(itself, &[CALLER]),
+            chain(CALLER, &[itself]),
+            chain(CALLER, &[OPERATOR, itself]),
+            chain(CALLER, &[itself, OPERATOR]),
+            json!({"signedJwt": {"serviceAccount": itself}}),
+        ] {
+            let problem =
+                operator.bench.obtain(&wanted(AUDIENCE, &source)).await.map(|_| ()).expect_err(case);
+            let says = format!("{itself} is the operator's own identity and is not impersonated");
+            judge(case, &problem, "SelfImpersonation", Retry::OnChange, true, &says);
+            assert_eq!(operator.bench.asked(), [], "{case}: {source}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn authorized_user() {
     let operator = Operator::start(true).await;
     operator.is(&operator.person());

@@ -21,7 +21,7 @@ mod values;
 pub use conform::conform;
 pub use golden::{Case, cases};
 pub use render::{objects, template};
-pub use schemas::{Schemas, foreign_crds};
+pub use schemas::{Schemas, cert_manager_crds, foreign_crds};
 
 use std::path::{Path, PathBuf};
 

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cluster;
 pub mod crd;
 pub mod demo;
+pub mod fuzz;
 pub mod google;
 pub mod image;
 pub mod node;

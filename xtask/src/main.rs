@@ -15,6 +15,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(xtask::demo::DemoArgs),
+    Fuzz(xtask::fuzz::FuzzArgs),
     Test(xtask::test::TestArgs),
     Bench(xtask::bench::BenchArgs),
     Chart(xtask::chart::ChartArgs),
@@ -29,6 +30,7 @@ enum Command {
 async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => xtask::demo::run(args).await,
+        Command::Fuzz(args) => xtask::fuzz::run(args).await,
         Command::Test(args) => xtask::test::run(args).await,
         Command::Bench(args) => xtask::bench::run(args).await,
         Command::Image(args) => xtask::image::command::run(args).await,

@@ -32,6 +32,8 @@ pub const HELM_UNITTEST_VERSION: &str = "1.1.2";
 pub const KUBECONFORM_VERSION: &str = "0.8.0";
 /// The version of kube-score that is built.
 pub const KUBE_SCORE_VERSION: &str = "1.20.0";
+/// The version of cert-manager whose controllers are built.
+pub const CERT_MANAGER_VERSION: &str = "1.21.1";
 
 /// A program that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +60,8 @@ pub enum Tool {
     Kubeconform,
     /// `kube-score`
     KubeScore,
+    /// cert-manager's controllers and its cainjector, as one program of ours
+    CertManager,
 }
 
 impl Tool {
@@ -76,6 +80,7 @@ impl Tool {
             Self::HelmUnittest => "helm-unittest",
             Self::Kubeconform => "kubeconform",
             Self::KubeScore => "kube-score",
+            Self::CertManager => "cert-manager-controllers",
         }
     }
 
@@ -88,6 +93,7 @@ impl Tool {
             Self::HelmUnittest => HELM_UNITTEST_VERSION,
             Self::Kubeconform => KUBECONFORM_VERSION,
             Self::KubeScore => KUBE_SCORE_VERSION,
+            Self::CertManager => CERT_MANAGER_VERSION,
             _ => KUBERNETES_VERSION,
         }
     }
@@ -102,6 +108,7 @@ impl Tool {
             Self::HelmUnittest => Some(Version(1, 1, 0)),
             Self::Kubeconform => Some(Version(0, 8, 0)),
             Self::KubeScore => Some(Version(1, 20, 0)),
+            Self::CertManager => Some(Version(1, 21, 0)),
             Self::Kubectl => None,
             // The parts of a node and its scheduler are tried with the API server of this version only.
             Self::KubeScheduler | Self::Kubelet | Self::KubeProxy => Some(Version(1, 36, 0)),
@@ -135,6 +142,7 @@ impl Tool {
             }
             Self::Kubeconform => ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
             Self::KubeScore => ("kube-score", "github.com/zegl/kube-score/cmd/kube-score"),
+            Self::CertManager => ("cert-manager", "cert-manager-tool"),
         }
     }
 
@@ -149,6 +157,7 @@ impl Tool {
             Self::Kubectl => 32,
             Self::Etcd => 43,
             Self::Helm => 333,
+            Self::CertManager => 170,
             Self::HelmUnittest => 52,
             Self::Kubeconform => 21,
         })
@@ -283,9 +292,12 @@ mod tests {
         assert!(module("helm-unittest").contains("github.com/helm-unittest/helm-unittest v1.1.2"));
         assert!(module("kubeconform").contains("github.com/yannh/kubeconform v0.8.0"));
         assert!(module("kube-score").contains("github.com/zegl/kube-score v1.20.0"));
+        for name in ["cert-manager", "schemas"] {
+            assert!(module(name).contains("github.com/cert-manager/cert-manager v1.21.1"), "{name}");
+        }
         assert_eq!(
-            [HELM_UNITTEST_VERSION, KUBECONFORM_VERSION, KUBE_SCORE_VERSION],
-            ["1.1.2", "0.8.0", "1.20.0"]
+            [HELM_UNITTEST_VERSION, KUBECONFORM_VERSION, KUBE_SCORE_VERSION, CERT_MANAGER_VERSION],
+            ["1.1.2", "0.8.0", "1.20.0", "1.21.1"]
         );
     }
 }

@@ -18,6 +18,7 @@ fn every_tool_can_be_had_and_runs() {
         Tool::HelmUnittest,
         Tool::Kubeconform,
         Tool::KubeScore,
+        Tool::CertManager,
     ])
     .unwrap();
     for (tool, arguments, expected) in [
@@ -29,6 +30,7 @@ fn every_tool_can_be_had_and_runs() {
         (Tool::HelmUnittest, &["--help"], "Running chart unittest"),
         (Tool::Kubeconform, &["-h"], "Usage: "),
         (Tool::KubeScore, &["version"], "kube-score version: "),
+        (Tool::CertManager, &["--version"], "cert-manager 1."),
     ] {
         let output = Command::new(tools.path(tool)).args(arguments).output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);

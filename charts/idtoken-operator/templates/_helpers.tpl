@@ -104,7 +104,7 @@ Secret of its own, so that the mode can change: the type of a Secret can't, and 
 
 {{/* Where `helm test` makes its dry runs; nothing where there is no test: it is off, or there is no namespace that the webhook serves. */}}
 {{- define "idtoken-operator.testNamespace" -}}
-{{- if and .Values.test.enabled .Values.webhook.enabled -}}
+{{- if and .Values.test.enabled (include "idtoken-operator.injector" .) -}}
 {{- $left := include "idtoken-operator.excludedNamespaces" . | fromYamlArray -}}
 {{- $served := list -}}
 {{- range default (list "default") .Values.scope.namespaces -}}

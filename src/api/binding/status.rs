@@ -45,4 +45,8 @@ pub struct IdTokenBindingStatus {
     /// another replica or after a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_attempt: Option<String>,
+    /// Since when no IdTokenGrant allows what stands in the Secret, UTC. When it has lasted for the operator's grace, the Secret is
+    /// removed; when a grant allows it again, this goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_granted_since: Option<Timestamp>,
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A JWT in its parts. Printing them prints no token: the signature is kept apart.
-pub(super) struct Jwt {
+pub struct Jwt {
     pub(super) header: Map<String, Value>,
     pub(super) claims: Map<String, Value>,
     signing_input: String,
@@ -37,7 +37,7 @@ pub(super) enum Signature {
 
 impl Jwt {
     /// Takes the text of a token apart: blanks around it, `Bearer` before it, and the base64 of a Secret's data are tolerated.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
         let bare = bare(text);
         let decoded = if bare.contains('.') { None } else { encoded(bare) };
         let token = decoded.as_deref().map_or(bare, self::bare);

@@ -73,6 +73,8 @@ fn facts(secret: Observed) -> Facts {
         attempts: None,
         ask_again: None,
         restore_not_before: None,
+        not_granted_since: None,
+        grace: SignedDuration::from_mins(2),
     }
 }
 
@@ -121,16 +123,13 @@ fn a_good_token_is_kept_until_its_refresh_so_that_a_restart_mints_nothing() {
 #[test]
 fn a_suspended_binding_rests_whatever_else_holds() {
     let wanted = Wanted { suspend: true, ..wanted() };
-    let foreign = Observed::Foreign(Other::Else("Deployment x".to_owned()));
-    for secret in [Observed::Absent, foreign, ours(record()), tampered(record())] {
-        let facts = Facts {
-            permitted: Err(not_granted()),
-            attempts: Some(failed("spec-1///{}{}")),
-            was_published: true,
-            ..facts(secret)
-        };
+    let foreign = || Observed::Foreign(Other::Else("Deployment x".to_owned()));
+    for secret in [Observed::Absent, foreign(), ours(record()), tampered(record())] {
+        let facts = Facts { attempts: Some(failed("spec-1///{}{}")), was_published: true, ..facts(secret) };
         assert_eq!(decide(&wanted, &facts, at("2026-01-01T12:00:00Z")), Decision::Rest);
     }
+    let not_granted = Facts { permitted: Err(not_granted()), ..facts(foreign()) };
+    assert_eq!(decide(&wanted, &not_granted, at("2026-01-01T12:00:00Z")), Decision::Rest);
 }
 
 #[test]
@@ -166,6 +165,93 @@ fn without_a_grant_nothing_is_minted_and_nothing_kept_quietly() {
         let decision = decide(&wanted(), &facts, at("2026-01-01T10:10:00Z"));
         assert_eq!(decision, Decision::Refuse(not_granted()));
     }
+}
+
+/// Since 10:05 no grant allows what stands there.
+fn ungranted(secret: Observed) -> Facts {
+    let since = Some(at("2026-01-01T10:05:00Z"));
+    Facts { permitted: Err(not_granted()), not_granted_since: since, was_published: true, ..facts(secret) }
+}
+
+#[test]
+fn a_secret_that_no_grant_allows_is_removed_after_the_grace_also_of_a_suspended_binding() {
+    let expired = || {
+        let life = Lifetime { issued: at("2026-01-01T09:00:00Z"), expires: at("2026-01-01T10:00:00Z") };
+        ours(Record { life, ..record() })
+    };
+    let other_spec = || ours(Record { spec_hash: "spec-0".to_owned(), ..record() });
+    for secret in [ours(record()), tampered(record()), expired(), other_spec()] {
+        for wanted in [wanted(), Wanted { suspend: true, ..wanted() }] {
+            let facts = Facts { attempts: Some(failed("spec-1///{}{}")), ..ungranted(secret.clone()) };
+            let decided = |now: &str| decide(&wanted, &facts, at(now));
+            assert_eq!(decided("2026-01-01T10:06:59.999Z"), Decision::Refuse(not_granted()));
+            for now in ["2026-01-01T10:07:00Z", "2026-01-01T10:40:00Z", "2027-01-01T00:00:00Z"] {
+                assert_eq!(decided(now), Decision::Revoke(not_granted()), "{now}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_grace_begins_at_the_first_look_that_finds_no_grant() {
+    let first = Facts { not_granted_since: None, ..ungranted(ours(record())) };
+    let now = at("2026-01-01T10:05:00.1234567Z");
+    assert_eq!(decide(&wanted(), &first, now), Decision::Refuse(not_granted()));
+    assert_eq!(not_granted_since(&first, now), Some(at("2026-01-01T10:05:00.123Z")));
+    let none = Facts { grace: SignedDuration::ZERO, ..first };
+    assert_eq!(decide(&wanted(), &none, now), Decision::Revoke(not_granted()), "no grace at all");
+}
+
+#[test]
+fn a_clock_that_was_set_back_begins_the_grace_anew() {
+    let now = at("2026-01-01T09:00:00Z");
+    let facts = ungranted(ours(record()));
+    assert_eq!(decide(&wanted(), &facts, now), Decision::Refuse(not_granted()));
+    assert_eq!(not_granted_since(&facts, now), Some(now));
+}
+
+#[test]
+fn since_when_it_is_not_granted_is_kept_until_that_is_over() {
+    let now = at("2026-01-01T10:06:00Z");
+    let since = Some(at("2026-01-01T10:05:00Z"));
+    let unread = Problem::transient(Reason::SecretUnavailable, "HTTP 500");
+    let leaving = || {
+        let deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at("2026-01-01T10:04:00Z")));
+        let metadata = ObjectMeta { deletion_timestamp, ..ObjectMeta::default() };
+        Observed::Ours(Ours { metadata, record: Some(record()), intact: true })
+    };
+    let table = [
+        ("nothing changed", ungranted(ours(record())), since),
+        ("granted again", Facts { permitted: Ok(()), ..ungranted(ours(record())) }, None),
+        ("the Secret is gone", ungranted(Observed::Absent), None),
+        ("somebody else's took its place", ungranted(Observed::Foreign(Other::Else("x".to_owned()))), None),
+        ("it is being deleted, and a finalizer holds it up", ungranted(leaving()), None),
+        (
+            "the Secret could not be read",
+            Facts { permitted: Err(unread), ..ungranted(Observed::Absent) },
+            since,
+        ),
+    ];
+    for (what, facts, expected) in table {
+        assert_eq!(not_granted_since(&facts, now), expected, "{what}");
+    }
+    assert_eq!(
+        decide(&wanted(), &ungranted(leaving()), at("2026-01-01T11:00:00Z")),
+        Decision::Refuse(not_granted())
+    );
+}
+
+#[test]
+fn a_removal_that_failed_is_tried_again_with_back_off() {
+    let facts = Facts { attempts: Some(failed("revocation")), ..ungranted(ours(record())) };
+    let wait = Decision::Wait { problem: unavailable(), until: Some(at("2026-01-01T10:50:00Z")) };
+    assert_eq!(decide(&wanted(), &facts, at("2026-01-01T10:49:59Z")), wait);
+    assert_eq!(decide(&wanted(), &facts, at("2026-01-01T10:50:00Z")), Decision::Revoke(not_granted()));
+    // It holds up no mint, once that is granted again.
+    let granted = Facts { permitted: Ok(()), ..facts };
+    let now = at("2026-01-01T10:40:00Z");
+    assert_eq!(decide(&wanted(), &granted, now), Decision::Mint { restores: false });
 }
 
 #[test]
@@ -382,8 +468,9 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         Just(ours(Record { spec_hash: "spec-0".to_owned(), ..record() })),
         Just(tampered(record())),
     ];
-    (secret, any::<bool>(), any::<bool>(), moment(), moment(), moment()).prop_map(
-        |(secret, granted, was_published, failed_until, ask_again, restore_not_before)| Facts {
+    (secret, any::<bool>(), any::<bool>(), moment(), moment(), moment(), moment()).prop_map(
+        |(secret, granted, was_published, failed_until, ask_again, restore_not_before, since)| Facts {
+            not_granted_since: since,
             permitted: if granted { Ok(()) } else { Err(not_granted()) },
             was_published,
             attempts: failed_until.map(|until| {
@@ -419,6 +506,12 @@ proptest! {
                 let foreign = matches!(facts.secret, Observed::Foreign(_));
                 prop_assert_eq!(problem.reason == Reason::SecretConflict, foreign);
                 prop_assert!(foreign || facts.permitted.is_err());
+            }
+            Decision::Revoke(problem) => {
+                prop_assert_eq!(problem.reason, Reason::NotGranted);
+                prop_assert!(matches!(facts.secret, Observed::Ours(_)));
+                let since = facts.not_granted_since.unwrap();
+                prop_assert!(since <= now && now.duration_since(since) >= facts.grace);
             }
             Decision::Mint { .. } => {
                 let foreign = matches!(facts.secret, Observed::Foreign(_));

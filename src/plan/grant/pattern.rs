@@ -85,11 +85,7 @@ impl<'p> AudiencePattern<'p> {
                 "/*" => true,
                 _ => return None,
             };
-            return (is_host(suffix) && suffix.contains('.')).then_some(Self::Subdomains {
-                scheme,
-                suffix,
-                any_path,
-            });
+            return is_suffix(suffix).then_some(Self::Subdomains { scheme, suffix, any_path });
         }
         let (authority, path) = rest.split_at(rest.find('/')?);
         let path = path.strip_suffix('*')?;
@@ -154,6 +150,12 @@ fn split_scheme(text: &str) -> Option<(&str, &str)> {
     fits.then_some((scheme, rest))
 }
 
+/// At least two labels, and no end of an IPv4 address: parsers read such numbers in more than one way.
+fn is_suffix(text: &str) -> bool {
+    let end = text.rsplit_once('.').map(|(_, end)| end);
+    is_host(text) && end.is_some_and(|end| end.starts_with(|first: char| first.is_ascii_alphabetic()))
+}
+
 fn is_authority(text: &str) -> bool {
     match text.split_once(':') {
         None => is_host(text),
@@ -169,7 +171,9 @@ fn is_host(text: &str) -> bool {
 /// No query, fragment, backslash or control character, and no segment that a receiver could resolve away.
 fn is_plain_path(path: &str) -> bool {
     let dots = |segment: &str| {
+        // Some receivers cut parameters off before they resolve a segment: `..;x`.
         let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+        let plain = plain.split(';').next().unwrap_or_default();
         plain == "." || plain == ".."
     };
     let lower = path.to_ascii_lowercase();

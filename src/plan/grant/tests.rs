@@ -1,3 +1,5 @@
+mod hostile;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -63,6 +65,8 @@ fn audience_patterns_match_what_they_name_and_nothing_else() {
         ("https://api.example.com/v1/*", "https://api.example.com/v1/../admin", false),
         ("https://api.example.com/v1/*", "https://api.example.com/v1/%2e./admin", false),
         ("https://api.example.com/v1/*", "https://api.example.com/v1/..%2fadmin", false),
+        ("https://api.example.com/v1/*", "https://api.example.com/v1/..;x/admin", false),
+        ("https://api.example.com/v1/*", "https://api.example.com/v1/%2e%2E;/admin", false),
         ("https://api.example.com/v1/*", "https://api.example.com:8443/v1/orders", false),
         ("https://api.example.com:8443/*", "https://api.example.com:8443/x", true),
         ("https://api.example.com/*", "https://api.example.com.evil.com/x", false),
@@ -80,6 +84,8 @@ fn stars_elsewhere_are_no_patterns() {
         "https://*",
         "https://*/",
         "https://*.app",
+        "https://*.0.0.1",
+        "https://*.example.0x7f",
         "https://x*.a.run.app",
         "https://*.a.run.app:443",
         "https://*.a.run.app/x*",

@@ -1,10 +1,12 @@
 //! The containers: one mount each, and variables that say where the files are.
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{
     NAME, VOLUME,
     document::{PatchOp, append, elements, text},
-    request::{CONTAINERS, Refusal, Request, file_variable},
+    request::{CONTAINERS, INJECT, Refusal, Request, file_variable},
     shorten,
     volume::token_path,
 };
@@ -20,24 +22,56 @@ pub(super) fn chosen<'a>(pod: &'a Value, request: &Request) -> Result<Vec<Target
     let mut targets: Vec<_> =
         ["initContainers", "containers"].into_iter().flat_map(|list| targets(pod, list)).collect();
     if let Some(wanted) = &request.containers {
-        let known: Vec<_> = targets.iter().map(|target| text(target.container, "name")).collect();
-        if let Some(name) = wanted.iter().find(|name| !known.contains(&name.as_str())) {
+        // Sets: whoever may create pods may also write tens of thousands of names.
+        let known: BTreeSet<_> = targets.iter().map(|target| text(target.container, "name")).collect();
+        if let Some(name) = wanted.iter().find(|name| !known.contains(name.as_str())) {
             let problem = format!("contains {:?}, which is no container of this pod", shorten(name, NAME));
-            let mend = format!("choose from: {}", known.join(", "));
+            let names: Vec<_> = targets.iter().map(|target| text(target.container, "name")).collect();
+            let mend = format!("choose from: {}", shorten(&names.join(", "), CHOICE));
             return Err(Refusal::new(CONTAINERS, &wanted.join(","), problem, mend));
         }
-        targets.retain(|target| wanted.iter().any(|name| name == text(target.container, "name")));
+        let wanted: BTreeSet<_> = wanted.iter().map(String::as_str).collect();
+        targets.retain(|target| wanted.contains(text(target.container, "name")));
     }
     Ok(targets)
+}
+
+/// How much may still be added to a pod, in bytes of its JSON, roughly. A pod of some megabytes with tens of thousands of
+/// containers would otherwise make a patch of gigabytes.
+pub(super) struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(MOST_ADDED)
+    }
+}
+
+impl Room {
+    /// Takes what one container may need; a refusal where that is too much.
+    fn take(&mut self, request: &Request, directory: &str) -> Result<(), Refusal> {
+        let names: usize = request.bindings.iter().map(String::len).sum();
+        let variables = request.bindings.len() + 2;
+        let needed = variables * (directory.len() + VARIABLE) + 2 * names;
+        self.0 = self.0.checked_sub(needed).ok_or_else(|| {
+            Refusal::new(
+                INJECT,
+                &request.bindings.join(","),
+                "would make the pod larger than the API server takes",
+                "name fewer bindings, or choose fewer containers by idtoken.dev/containers",
+            )
+        })?;
+        Ok(())
+    }
 }
 
 /// Adds to one container what it lacks.
 pub(super) fn add(
     target: &Target<'_>,
     request: &Request,
+    room: &mut Room,
     patch: &mut Vec<PatchOp>,
     warnings: &mut Vec<String>,
-) {
+) -> Result<(), Refusal> {
     let Target { pointer, container } = target;
     let directory = match mount(container, &request.mount_path) {
         Mount::Present(directory) => directory,
@@ -51,15 +85,17 @@ pub(super) fn add(
             warnings.push(format!(
                 "container {name:?} has a mount of its own at the tokens' path: no tokens there"
             ));
-            return;
+            return Ok(());
         }
     };
+    room.take(request, directory)?;
     let missing = variables(&request.bindings, directory)
         .into_iter()
         .filter(|(name, _)| !elements(container, "env").iter().any(|variable| text(variable, "name") == name))
         .map(|(name, value)| json!({"name": name, "value": value}))
         .collect();
     append(patch, format!("{pointer}/env"), container.get("env"), missing);
+    Ok(())
 }
 
 enum Mount<'a> {
@@ -101,3 +137,10 @@ fn targets<'a>(pod: &'a Value, list: &'static str) -> impl Iterator<Item = Targe
         .filter(|(_, container)| container.is_object())
         .map(move |(index, container)| Target { pointer: format!("/spec/{list}/{index}"), container })
 }
+
+/// What the API server itself stores at most is half as much again.
+const MOST_ADDED: usize = 1024 * 1024;
+/// What a variable takes besides the names in it.
+const VARIABLE: usize = 64;
+/// How much is shown of the names of containers.
+const CHOICE: usize = 300;

@@ -12,16 +12,19 @@ pub struct PatchOp {
     pub value: Value,
 }
 
-/// Adds `items` at the end of the array at `pointer`, of which `present` is the present value.
+/// Adds `items` at the end of the array at `pointer`, of which `present` is the present value. Something else than an array is left to
+/// the API server's own words: `add` would replace it.
 pub(super) fn append(patch: &mut Vec<PatchOp>, pointer: String, present: Option<&Value>, items: Vec<Value>) {
     if items.is_empty() {
         return;
     }
-    if present.is_some_and(Value::is_array) {
-        let end = format!("{pointer}/-");
-        patch.extend(items.into_iter().map(|value| PatchOp { path: end.clone(), value }));
-    } else {
-        patch.push(PatchOp { path: pointer, value: json!(items) });
+    match present {
+        Some(Value::Array(_)) => {
+            let end = format!("{pointer}/-");
+            patch.extend(items.into_iter().map(|value| PatchOp { path: end.clone(), value }));
+        }
+        None | Some(Value::Null) => patch.push(PatchOp { path: pointer, value: json!(items) }),
+        Some(_) => {}
     }
 }
 

@@ -1,13 +1,14 @@
 //! The pod's annotations, parsed.
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::shorten;
 use crate::plan::names::is_dns_subdomain;
 
 /// What a pod asks for: checked, and with every default filled in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Request {
     /// Names of bindings: at least one, each a DNS subdomain, none twice.
     pub bindings: Vec<String>,
@@ -197,13 +198,15 @@ fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
         .map_err(|_| Refusal::new(key, value, "is neither true nor false", "write \"true\" or \"false\""))
 }
 
-const PREFIX: &str = "idtoken.dev/";
-const INJECT: &str = "inject";
+pub(super) const PREFIX: &str = "idtoken.dev/";
+pub(super) const INJECT: &str = "inject";
 pub(super) const CONTAINERS: &str = "containers";
 const MOUNT_PATH: &str = "mount-path";
 const FILE_MODE: &str = "file-mode";
 const OPTIONAL: &str = "optional";
-const KNOWN: [&str; 5] = [INJECT, CONTAINERS, MOUNT_PATH, FILE_MODE, OPTIONAL];
+/// Not asked for, but answered: what was injected.
+pub(super) const STATUS: &str = "status";
+const KNOWN: [&str; 6] = [INJECT, CONTAINERS, MOUNT_PATH, FILE_MODE, OPTIONAL, STATUS];
 const AGENT: &str = "agent";
 const UNSUPPORTED: [&str; 3] = [AGENT, "proxy", "guard"];
 

@@ -32,6 +32,7 @@ fn nothing() -> Report<'static> {
         failing_since: None,
         next_refresh: None,
         attempts: None,
+        not_granted_since: None,
     }
 }
 
@@ -342,8 +343,7 @@ fn what_heals_by_itself_is_never_stalled() {
 #[test]
 fn a_suspended_binding_says_so_and_is_neither_degraded_nor_stalled() {
     let record = record();
-    let problem = Problem::on_change(Reason::InvalidSpec, "x");
-    let kept = Report { suspended: true, problem: Some(&problem), next_refresh: None, ..good(&record) };
+    let kept = Report { suspended: true, next_refresh: None, ..good(&record) };
     let status = next(&unseen(), kept, at("2026-01-01T10:00:00Z"));
     assert_eq!(
         conditions(&status),
@@ -357,6 +357,27 @@ fn a_suspended_binding_says_so_and_is_neither_degraded_nor_stalled() {
     let expired = next(&status, Report { is_good: false, ..kept }, at("2026-01-01T11:00:00Z"));
     assert_eq!(conditions(&expired)[0], "Ready=False Suspended 2026-01-01T11:00:00Z 1");
     assert_eq!(message(&expired, "Ready"), "spec.suspend is true and there is no valid token");
+}
+
+#[test]
+fn a_suspended_binding_that_is_no_longer_granted_says_so() {
+    let (record, problem) = (record(), Problem::on_change(Reason::NotGranted, "no grant"));
+    let since = Some(at("2026-01-01T10:00:00Z"));
+    let kept = Report { suspended: true, problem: Some(&problem), not_granted_since: since, ..good(&record) };
+    let status = next(&unseen(), kept, at("2026-01-01T10:00:00Z"));
+    assert_eq!(
+        conditions(&status),
+        [
+            "Ready=True Suspended 2026-01-01T10:00:00Z 1",
+            "Degraded=True NotGranted 2026-01-01T10:00:00Z 1",
+            "Stalled=False Suspended 2026-01-01T10:00:00Z 1",
+        ]
+    );
+    assert_eq!(status.not_granted_since, since);
+    let removed = Report { suspended: true, ..failed(&problem) };
+    let status = next(&status, removed, at("2026-01-01T10:02:00Z"));
+    assert_eq!(conditions(&status)[0], "Ready=False NotGranted 2026-01-01T10:02:00Z 1");
+    assert_eq!((message(&status, "Ready"), status.not_granted_since), ("no grant", None));
 }
 
 #[test]

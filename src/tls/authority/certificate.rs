@@ -177,5 +177,5 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-/// For clocks that are behind ours.
-const BACKDATED: SignedDuration = SignedDuration::from_mins(10);
+/// For clocks that are behind ours: the API server's, and other replicas'.
+const BACKDATED: SignedDuration = SignedDuration::from_hours(1);

@@ -11,7 +11,9 @@ use kube::{
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{IssueError, Lifetimes, Step, Stored, next};
+use super::{
+    IssueError, Lifetimes, Registered, SETTLE, Step, Stored, certificate::Certificate, may_replace, next,
+};
 use crate::{
     clock,
     tls::resolver::{CertificateError, HotCert},
@@ -32,16 +34,18 @@ pub struct Settings {
     pub poll: Duration,
 }
 
-/// Makes, renews and reads the authority until `cancel`; publishes its certificate to `hot` and then its CAs to `bundle`.
+/// Makes, renews and reads the authority until `cancel`; publishes its certificate to `hot` and its CAs to `bundle`. In
+/// `registered` it sees which CAs the API server trusts.
 pub async fn maintain(
     client: Client,
     settings: Settings,
     hot: Arc<HotCert>,
     bundle: watch::Sender<Option<String>>,
+    registered: watch::Receiver<Registered>,
     cancel: CancellationToken,
 ) {
     let api = Api::namespaced(client, &settings.namespace);
-    let mut keeper = Keeper { api, settings, hot, bundle, published: None };
+    let mut keeper = Keeper { api, settings, hot, bundle, registered, known: None, presented: None };
     cancel.run_until_cancelled(keeper.keep()).await;
 }
 
@@ -65,36 +69,45 @@ struct Keeper {
     settings: Settings,
     hot: Arc<HotCert>,
     bundle: watch::Sender<Option<String>>,
-    published: Option<Stored>,
+    registered: watch::Receiver<Registered>,
+    /// What was in the Secret.
+    known: Option<Stored>,
+    /// What handshakes are answered with.
+    presented: Option<Certificate>,
 }
 
 impl Keeper {
     async fn keep(&mut self) {
         let mut backoff = DefaultBackoff::default();
         loop {
-            let pause = match self.visit().await {
-                Ok(renew_at) => {
+            let pause = match self.visit(clock::now()).await {
+                Ok(due) => {
                     backoff.reset();
-                    self.pause(clock::now(), renew_at)
+                    self.pause(clock::now(), due)
                 }
                 Err(error) => {
                     tracing::warn!(secret = self.settings.secret, %error, "certificate authority not kept; trying again");
                     backoff.next().unwrap_or(self.settings.poll)
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // Another bundle may be that of a replica which has found, or made, another authority.
+                Ok(()) = self.registered.changed() => tokio::time::sleep(SPACING).await,
+            }
         }
     }
 
     /// One look at the Secret, with all that follows from it. Says when the next is due.
-    async fn visit(&mut self) -> Result<Timestamp, VisitError> {
+    async fn visit(&mut self, now: Timestamp) -> Result<Timestamp, VisitError> {
         for _ in 0..CONFLICTS {
             let secret = call("reading it", self.api.get_opt(&self.settings.secret)).await?;
             let stored = secret.as_ref().and_then(|secret| self.parse(secret));
-            match self.step(stored.as_ref(), clock::now())? {
+            let Settings { names, lifetimes, .. } = &self.settings;
+            match next(stored.as_ref(), self.known.as_ref(), names, now, lifetimes)? {
                 Step::Keep { renew_at } => {
-                    self.publish(stored)?;
-                    return Ok(renew_at);
+                    let is_presented = self.publish(stored, now)?;
+                    return Ok(if is_presented { renew_at } else { now + SETTLE });
                 }
                 // Published by the next round, which reads what was really written.
                 Step::Write(wanted) => match self.write(secret, &wanted).await {
@@ -106,15 +119,6 @@ impl Keeper {
             }
         }
         Err(VisitError::Contended)
-    }
-
-    /// A Secret that is gone or damaged gets back what was in it, if this replica knows: the other replicas serve that, and
-    /// the API server trusts it, so that no request fails meanwhile.
-    fn step(&self, stored: Option<&Stored>, now: Timestamp) -> Result<Step, IssueError> {
-        match (stored, &self.published) {
-            (None, Some(known)) => Ok(Step::Write(Box::new(known.clone()))),
-            (stored, _) => next(stored, &self.settings.names, now, &self.settings.lifetimes),
-        }
     }
 
     fn parse(&self, secret: &Secret) -> Option<Stored> {
@@ -163,22 +167,30 @@ impl Keeper {
         }
     }
 
-    fn publish(&mut self, stored: Option<Stored>) -> Result<(), CertificateError> {
-        if stored == self.published {
-            return Ok(());
+    /// Whether its certificate is presented now; if not, the present one is good, and the API server must know of its CA first.
+    fn publish(&mut self, stored: Option<Stored>, now: Timestamp) -> Result<bool, CertificateError> {
+        let Some(stored) = stored else { return Ok(true) };
+        let leaf = stored.leaf.as_ref().map(|leaf| &leaf.certificate);
+        let is_new = leaf != self.presented.as_ref();
+        let registered = self.registered.borrow_and_update().clone();
+        let waits = is_new
+            && self.presented.as_ref().is_some_and(|leaf| !may_replace(leaf, &stored, &registered, now));
+        if is_new
+            && !waits
+            && let Some((chain, key)) = stored.serving()
+        {
+            self.hot.publish(chain.as_bytes(), key.as_bytes())?;
+            self.presented = leaf.cloned();
         }
-        if let Some(stored) = &stored {
-            if let Some((chain, key)) = stored.serving() {
-                self.hot.publish(chain.as_bytes(), key.as_bytes())?;
-            }
+        if self.known.as_ref() != Some(&stored) {
             self.bundle.send_replace(Some(stored.bundle()));
+            self.known = Some(stored);
         }
-        self.published = stored;
-        Ok(())
+        Ok(!waits)
     }
 
-    fn pause(&self, now: Timestamp, renew_at: Timestamp) -> Duration {
-        let left = Duration::try_from(now.duration_until(renew_at)).unwrap_or_default();
+    fn pause(&self, now: Timestamp, due: Timestamp) -> Duration {
+        let left = Duration::try_from(now.duration_until(due)).unwrap_or_default();
         left.clamp(Duration::from_secs(1), self.settings.poll.max(Duration::from_secs(1)))
     }
 }
@@ -204,6 +216,8 @@ fn describe(error: &kube::Error) -> Box<dyn Display + '_> {
 
 /// For one call to the API server, retries included.
 const CALL: Duration = Duration::from_secs(10);
+/// Between a change of the registration and the look that it causes.
+const SPACING: Duration = Duration::from_millis(100);
 /// Two replicas that start together settle it within one; the rest is for bad luck.
 const CONFLICTS: usize = 5;
 

@@ -84,6 +84,14 @@ impl Stored {
         published.chain(&self.retired).map(Certificate::pem).collect()
     }
 
+    /// Whether a client is to trust this CA.
+    pub(super) fn publishes(&self, authority: &Certificate) -> bool {
+        let successor = self.successor.as_ref().map(|successor| &successor.certificate);
+        self.signer.certificate == *authority
+            || successor == Some(authority)
+            || self.retired.contains(authority)
+    }
+
     /// The serving certificate and its key, PEM.
     #[must_use]
     pub fn serving(&self) -> Option<(String, &str)> {
@@ -91,7 +99,8 @@ impl Stored {
     }
 }
 
-fn certificates(pem: &str) -> Vec<Certificate> {
+/// The readable certificates of a PEM text, up to the first that is none.
+pub(super) fn certificates(pem: &str) -> Vec<Certificate> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .map_while(Result::ok)
         .filter_map(|der| Certificate::parse(&der))

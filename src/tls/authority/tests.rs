@@ -108,7 +108,8 @@ fn an_authority_of_the_future_is_replaced() {
 fn other_names_give_another_leaf_of_the_same_authority() {
     let now = at("2026-11-22T12:00:00Z");
     let stored = settle(None, now);
-    let Step::Write(new) = next(Some(&stored), &["renamed.idtoken.svc".to_owned()], now, &LIFETIMES).unwrap()
+    let Step::Write(new) =
+        next(Some(&stored), None, &["renamed.idtoken.svc".to_owned()], now, &LIFETIMES).unwrap()
     else {
         panic!("kept");
     };
@@ -217,7 +218,7 @@ fn settle(stored: Option<Stored>, now: Timestamp) -> Stored {
 
 fn settle_with(mut stored: Option<Stored>, now: Timestamp, lifetimes: &Lifetimes) -> Stored {
     for _ in 0..3 {
-        match next(stored.as_ref(), &served(), now, lifetimes).unwrap() {
+        match next(stored.as_ref(), None, &served(), now, lifetimes).unwrap() {
             Step::Write(wanted) => stored = Some(*wanted),
             Step::Keep { renew_at } => {
                 assert!(renew_at > now);
@@ -229,18 +230,22 @@ fn settle_with(mut stored: Option<Stored>, now: Timestamp, lifetimes: &Lifetimes
 }
 
 fn step(stored: &Stored, now: Timestamp) -> Step {
-    next(Some(stored), &served(), now, &LIFETIMES).unwrap()
+    next(Some(stored), None, &served(), now, &LIFETIMES).unwrap()
 }
 
 /// What a TLS client with `bundle` makes of the serving certificate of `stored`: rustls decides.
 fn trusts(bundle: &str, stored: &Stored, name: &str, now: Timestamp) -> bool {
+    trusts_leaf(bundle, &stored.serving().unwrap().0, name, now)
+}
+
+pub(super) fn trusts_leaf(bundle: &str, leaf: &str, name: &str, now: Timestamp) -> bool {
     let mut roots = RootCertStore::empty();
     for authority in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(authority.unwrap()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-    let leaf = CertificateDer::from_pem_slice(stored.serving().unwrap().0.as_bytes()).unwrap();
+    let leaf = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().try_into().unwrap()));
     verifier.verify_server_cert(&leaf, &[], &ServerName::try_from(name).unwrap(), &[], now).is_ok()
 }

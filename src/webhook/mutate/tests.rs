@@ -1,6 +1,9 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
+use std::convert::Infallible;
+
 use axum::{body::Body, http::Request as HttpRequest};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use futures::{StreamExt as _, stream};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -20,6 +23,7 @@ impl BindingLookup for Shop {
                 expiration_time: Some("2020-01-01T00:00:00Z".parse().unwrap()),
             }),
             ("shop", "silent") => Lookup::Unavailable,
+            ("shop", "broken") => panic!("a bug"),
             _ => Lookup::Missing,
         }
     }
@@ -45,7 +49,34 @@ async fn annotated_pod_is_patched() {
     assert_eq!(patch[0]["op"], "add");
     assert_eq!(patch[0]["path"], "/spec/volumes");
     assert_eq!(patch[0]["value"][0]["projected"]["sources"][0]["secret"]["name"], "orders-secret");
-    assert_eq!(patch.as_array().unwrap().len(), 3);
+    assert_eq!(patch.as_array().unwrap().len(), 4);
+    assert_eq!(patch[3]["path"], "/metadata/annotations/idtoken.dev~1status");
+}
+
+#[tokio::test]
+async fn a_dry_run_is_answered_like_any_other() {
+    let mut wet = creation("shop", "orders");
+    wet["request"]["dryRun"] = json!(false);
+    assert_eq!(review(wet).await.1, review(creation("shop", "orders")).await.1);
+}
+
+/// So that the registration's failurePolicy decides, as it does where the webhook can't be reached.
+#[tokio::test]
+async fn a_panic_is_answered_and_the_next_pod_is_served() {
+    let (router, outcomes) = served();
+    let (status, answer) = send(&router, creation("shop", "broken").to_string()).await;
+    assert_eq!((status, answer.as_str()), (500, "a bug in idtoken-operator: see the webhook's log"));
+    let (status, _) = send(&router, creation("shop", "orders").to_string()).await;
+    assert_eq!((status, outcomes.count("failed"), outcomes.count("injected")), (200, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_is_given_up_after_ten_seconds() {
+    let (router, _) = served();
+    let start = tokio::time::Instant::now();
+    let drops = stream::iter([Ok::<_, Infallible>(Bytes::from("{"))]).chain(stream::pending());
+    let (status, _) = send(&router, Body::from_stream(drops)).await;
+    assert_eq!((status, start.elapsed()), (408, Duration::from_secs(10)));
 }
 
 #[tokio::test]
@@ -155,13 +186,22 @@ async fn body_of_more_than_three_mebibytes_is_cut_off() {
 }
 
 async fn review(body: Value) -> (u16, String, Outcomes) {
+    let (router, outcomes) = served();
+    let (status, answer) = send(&router, body.to_string()).await;
+    (status, answer, outcomes)
+}
+
+fn served() -> (Router, Outcomes) {
     let outcomes = Outcomes::default();
-    let router = router(Arc::new(Shop), outcomes.clone(), || "2026-11-22T12:00:00Z".parse().unwrap());
+    (router(Arc::new(Shop), outcomes.clone(), || "2026-11-22T12:00:00Z".parse().unwrap()), outcomes)
+}
+
+async fn send(router: &Router, body: impl Into<Body>) -> (u16, String) {
     let request = HttpRequest::post("/mutate").header("content-type", "application/json");
-    let response = router.oneshot(request.body(Body::from(body.to_string())).unwrap()).await.unwrap();
+    let response = router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    (status, String::from_utf8(body.to_vec()).unwrap(), outcomes)
+    (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
 /// As the API server sends it.

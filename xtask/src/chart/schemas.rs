@@ -84,6 +84,15 @@ pub fn foreign_crds() -> anyhow::Result<Vec<Value>> {
     files.iter().map(|file| read_yaml(file)).collect()
 }
 
+/// All that cert-manager's own chart brings.
+pub fn cert_manager_crds() -> anyhow::Result<Vec<Value>> {
+    let crds = module("schemas", "github.com/cert-manager/cert-manager")?.join("deploy/crds");
+    let files = fs::read_dir(&crds).with_context(|| format!("cannot read {}", crds.display()))?;
+    let paths: Vec<_> = files.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+    let is_yaml = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "yaml");
+    paths.iter().filter(is_yaml).map(|path| read_yaml(path)).collect()
+}
+
 /// Ours.
 fn own_crds() -> anyhow::Result<Vec<Value>> {
     let files = ["idtoken.dev_idtokenbindings.yaml", "idtoken.dev_idtokengrants.yaml"];

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tokio::time::Instant;
 
 use super::binaries::cargo;
 use super::report::Report;
+use crate::fuzz;
 use crate::progress::Step;
 use crate::tools::{Tools, cache_directory};
 
@@ -29,8 +31,19 @@ pub(super) fn run(report: &mut Report, install: bool) {
             "cargo-deny",
             "it is not installed (cargo install --locked cargo-deny, or --require-all, which installs it into the cache)",
         ),
-        Err(error) => report.check("cargo-deny", Err(error), std::time::Duration::ZERO),
+        Err(error) => report.check("cargo-deny", Err(error), Duration::ZERO),
     }
+}
+
+/// Every fuzz target, for a short while.
+pub(super) fn fuzz(report: &mut Report, install: bool) {
+    if !install && !fuzz::has_compiler() {
+        let why = "there is no C++ compiler for libFuzzer (apt-get install g++, or --require-all, which installs it)";
+        return report.check_left_out("fuzz", why);
+    }
+    let started = Instant::now();
+    let result = fuzz::ensure_compiler().and_then(|()| fuzz::all(FUZZ));
+    report.check("fuzz", result, started.elapsed());
 }
 
 /// What must hold of the chart; needs Helm, and so is no part of [`run`].
@@ -96,5 +109,8 @@ fn is_runnable(program: &str) -> bool {
     let silent = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     silent.is_ok_and(|status| status.success())
 }
+
+/// For each target: longer ones are for whoever looks for something.
+const FUZZ: Duration = Duration::from_secs(20);
 
 const CARGO_DENY: &str = "0.20.2";

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test that the machine can run, and plainly what was left out.
 //!
 //! ```text
-//! checks (fmt, clippy, doc, deny; the chart) ─┐
+//! checks (fmt, clippy, doc, deny, fuzz; the chart) ─┐
 //! binaries ─ declared ─ assign ───────────────┼─ execute ─▶ report
 //! needs (tools, Python, Firebase) ────────────┘
 //! ```
@@ -45,7 +45,7 @@ pub struct TestArgs {
 /// What a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Tier {
-    /// Nothing but cargo: unit tests, doc tests, rustfmt, clippy, rustdoc, cargo-deny
+    /// Nothing but cargo: unit tests, doc tests, rustfmt, clippy, rustdoc, cargo-deny, the fuzz targets for a while
     Unit,
     /// A real Kubernetes API server
     Api,
@@ -93,6 +93,7 @@ fn test(args: &TestArgs) -> anyhow::Result<Report> {
     let mut report = Report::new(args.require_all);
     if tiers.contains(&Tier::Unit) {
         checks::run(&mut report, args.require_all);
+        checks::fuzz(&mut report, args.require_all);
     }
     if tiers.contains(&Tier::Api) {
         checks::chart(&mut report);

@@ -51,6 +51,7 @@ fn programs(tier: Tier) -> anyhow::Result<Environment> {
         Tier::Api => {
             Tools::find(&CLUSTER)?;
             Tools::find(&crate::chart::TOOLS)?;
+            Tools::find(&[Tool::CertManager])?;
             Ok(Environment::new())
         }
         Tier::Clients => {

@@ -1,0 +1,162 @@
+//! Pods that ask for tokens and have none, because they were created while nothing injected.
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use serde_json::Value;
+
+use super::inject::{self, Request};
+use crate::api::annotations::PREFIX;
+
+/// Namespaces that injection leaves alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Excluded(Vec<String>);
+
+impl Excluded {
+    /// These; a name that ends with `*` stands for all that begin so.
+    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
+        Self(names.into_iter().filter(|name| !name.is_empty()).collect())
+    }
+
+    /// Whether `namespace` is one of them.
+    #[must_use]
+    pub fn contains(&self, namespace: &str) -> bool {
+        self.0.iter().any(|name| match name.strip_suffix('*') {
+            Some(start) => namespace.starts_with(start),
+            None => namespace == name,
+        })
+    }
+}
+
+/// What a pod's metadata tell of its injection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// It asks for nothing, or nothing can be done about it.
+    None,
+    /// What injects has left its mark.
+    Injected,
+    /// It asks, and nothing says that it was answered: only its spec can tell.
+    Unanswered,
+}
+
+/// Reads a pod's metadata.
+#[must_use]
+pub fn trace(metadata: &ObjectMeta, excluded: &Excluded) -> Trace {
+    let annotations = metadata.annotations.as_ref();
+    let annotation = |key: &str| annotations?.get(key).map(|value| value.trim()).filter(|v| !v.is_empty());
+    let asks = annotation(&format!("{PREFIX}inject")).is_some();
+    let is_mirror = annotations.is_some_and(|found| found.contains_key(MIRROR));
+    let left_alone = excluded.contains(metadata.namespace.as_deref().unwrap_or_default());
+    if !asks || is_mirror || left_alone || metadata.deletion_timestamp.is_some() {
+        return Trace::None;
+    }
+    if annotation(&format!("{PREFIX}status")).is_some() { Trace::Injected } else { Trace::Unanswered }
+}
+
+/// What `pod`, which asks for tokens, has not got, and the mend; `None` where it has all, or has ended.
+#[must_use]
+pub fn complaint(pod: &Pod) -> Option<String> {
+    if pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| ENDED.contains(&p)) {
+        return None;
+    }
+    let value = serde_json::to_value(pod).ok()?;
+    let mend = mend(&pod.metadata);
+    match inject::request(&value) {
+        Ok(None) => None,
+        Ok(Some(request)) => {
+            let missing = missing(&value, &request)?;
+            let names = request.bindings.join(", ");
+            Some(format!(
+                "asks for the tokens of IdTokenBindings {names}, but has {missing}: it was created while nothing injected. {mend}"
+            ))
+        }
+        Err(refusal) => Some(format!(
+            "asks for tokens in a way that is refused, but was created while nothing looked at it: {refusal}. Then: {mend}"
+        )),
+    }
+}
+
+/// That a pod got what it asked for.
+#[must_use]
+pub fn confirmation(metadata: &ObjectMeta) -> String {
+    let asked = metadata.annotations.as_ref().and_then(|a| a.get(&format!("{PREFIX}inject")));
+    let (name, asked) =
+        (metadata.name.as_deref().unwrap_or_default(), asked.map_or("", |names| names.trim()));
+    format!("pod {name} has got the tokens of IdTokenBindings {asked}; said once for all pods of its owner")
+}
+
+/// What created the pod, and would create it again.
+#[must_use]
+pub fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}
+
+fn missing(pod: &Value, request: &Request) -> Option<String> {
+    let spec = &pod["spec"];
+    let volume = elements(&spec["volumes"]).find(|volume| volume["name"] == VOLUME);
+    let sources = || volume.into_iter().flat_map(|volume| elements(&volume["projected"]["sources"]));
+    let lacks = |name: &&String| !sources().any(|source| writes_to(source, &format!("{name}/token")));
+    if let Some(name) = request.bindings.iter().find(lacks) {
+        return Some(format!("no volume {VOLUME:?} with the token of {name}"));
+    }
+    let chosen = |container: &&Value| {
+        let name = container["name"].as_str().unwrap_or_default();
+        request.containers.as_ref().is_none_or(|names| names.iter().any(|wanted| wanted == name))
+    };
+    let containers = elements(&spec["initContainers"]).chain(elements(&spec["containers"]));
+    let has_mount = containers.filter(chosen).any(|c| elements(&c["volumeMounts"]).any(is_ours));
+    (!has_mount).then(|| format!("no mount of the volume {VOLUME:?}"))
+}
+
+/// Whether a source of a projected volume, of whatever type, writes to `path`.
+fn writes_to(source: &Value, path: &str) -> bool {
+    let is = |value: &Value| value["path"] == path;
+    let mut types = source.as_object().into_iter().flat_map(|source| source.values());
+    types.any(|source| is(source) || elements(&source["items"]).any(is))
+}
+
+/// A file mounted by subPath is never updated: it does not count.
+fn is_ours(mount: &Value) -> bool {
+    let is_blank = |key: &str| mount[key].as_str().unwrap_or_default().is_empty();
+    mount["name"] == VOLUME && is_blank("subPath") && is_blank("subPathExpr")
+}
+
+fn elements(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn mend(metadata: &ObjectMeta) -> String {
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let restart =
+        |what: &str| format!("When injection is at work: kubectl -n {namespace} rollout restart {what}");
+    let Some(owner) = controller_of(metadata) else {
+        return "Delete it and create it again when injection is at work".to_owned();
+    };
+    match owner.kind.as_str() {
+        "StatefulSet" => restart(&format!("statefulset/{}", owner.name)),
+        "DaemonSet" => restart(&format!("daemonset/{}", owner.name)),
+        _ => match deployment(metadata, owner) {
+            Some(deployment) => restart(&format!("deployment/{deployment}")),
+            None => format!(
+                "When injection is at work: kubectl -n {namespace} delete pod {name} (its {} {} makes another)",
+                owner.kind, owner.name
+            ),
+        },
+    }
+}
+
+/// A Deployment names its `ReplicaSets` after the hash that their pods have as a label.
+fn deployment<'a>(metadata: &ObjectMeta, owner: &'a OwnerReference) -> Option<&'a str> {
+    let hash = metadata.labels.as_ref()?.get("pod-template-hash")?;
+    let name = owner.name.strip_suffix(hash.as_str())?.strip_suffix('-')?;
+    (owner.kind == "ReplicaSet").then_some(name)
+}
+
+const VOLUME: &str = "idtoken";
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Phases in which no container runs any more.
+const ENDED: [&str; 2] = ["Succeeded", "Failed"];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! Another mutating webhook beside ours, on the loopback: a test says what it does to pods.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{Json, Router, routing::post};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use idtoken_operator::tls::server::{Counters, Limits, serve};
+use rustls::{
+    ServerConfig,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A running webhook; it ends when this is dropped.
+pub struct OtherWebhook {
+    address: SocketAddr,
+    certificate: String,
+    calls: Arc<AtomicUsize>,
+    _running: DropGuard,
+}
+
+impl OtherWebhook {
+    /// Answers each pod with the JSON patch that `mutate` makes of it.
+    pub async fn start(mutate: fn(&Value) -> Value) -> Self {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
+        let config =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let review = move |Json(review): Json<Value>| async move {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let request = &review["request"];
+            let patch = BASE64_STANDARD.encode(mutate(&request["object"]).to_string());
+            Json(json!({
+                "apiVersion": "admission.k8s.io/v1",
+                "kind": "AdmissionReview",
+                "response": {"uid": request["uid"], "allowed": true, "patchType": "JSONPatch", "patch": patch},
+            }))
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let app = Router::new().route("/mutate", post(review));
+        tokio::spawn(serve(
+            listener,
+            Arc::new(config.unwrap()),
+            app,
+            Limits::default(),
+            Counters::default(),
+            stop.clone(),
+        ));
+        Self { address, certificate: cert.pem(), calls, _running: stop.drop_guard() }
+    }
+
+    /// How often it was called.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// The `MutatingWebhookConfiguration` for all pods. The API server calls webhooks in the order of these names.
+    pub fn registration(&self, name: &str) -> Value {
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": name},
+            "webhooks": [{
+                "name": "other.example.com",
+                "admissionReviewVersions": ["v1"],
+                "sideEffects": "None",
+                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+                "clientConfig": {
+                    "url": format!("https://{}/mutate", self.address),
+                    "caBundle": BASE64_STANDARD.encode(&self.certificate),
+                },
+            }],
+        })
+    }
+}
