@@ -216,7 +216,8 @@ async fn what_a_secret_holds_decides_and_not_what_its_binding_asks_for_by_then()
     let finalizer = json!({"metadata": {"finalizers": ["example.com/backup"]}});
     patch_secret(&world, "broken-idtoken", finalizer).await;
     revoke(&world).await;
-    let key = json!({"impersonation": null, "serviceAccountKey": {"secretRef": {"name": "none", "key": "none"}}});
+    let key =
+        json!({"impersonation": null, "serviceAccountKey": {"secretRef": {"name": "none", "key": "none"}}});
     for name in ["orders", "broken"] {
         edit(name, json!({"source": key})).await;
     }

@@ -73,8 +73,7 @@ pub struct IdTokenGrantSpec {
     pub kinds: Vec<TokenKind>,
 }
 
-/// What the controller reports about a grant: who uses it. Brought up to date a few seconds after a change, by a controller that
-/// serves the whole cluster.
+/// What the controller reports about a grant: who uses it. Brought up to date a few seconds after a change.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdTokenGrantStatus {
