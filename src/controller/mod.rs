@@ -150,15 +150,10 @@ pub async fn run(
         }))
     });
     let ctx = Arc::new(context(client, parts, caches, fence, grace));
-    // Who sees a part only would tell too few.
-    let usage =
-        scope.is_all().then(|| keep_usage(ctx.clone(), bindings.clone(), fills.clone(), stop.clone()));
-    if let Some(usage) = usage {
-        tokio::spawn(health.vital("the statuses of grants", usage));
-    }
+    let sees_all = scope.is_all();
     let start = clock::now();
     let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded, start });
-    begin(&ctx, bindings, fills, search, &health, &stop);
+    begin(&ctx, bindings, fills, sees_all, search, &health, &stop);
     tracing::info!("watching bindings");
     let worked = fleet.run(ctx, needs, &health, &stop).await;
     drained.cancel();
@@ -173,11 +168,17 @@ fn begin(
     ctx: &Arc<Context>,
     bindings: Cache<IdTokenBinding>,
     fills: Fills,
+    sees_all: bool,
     search: Option<Search>,
     health: &Health,
     stop: &CancellationToken,
 ) {
-    tokio::spawn(forget_the_gone(ctx.clone(), bindings, stop.clone()));
+    tokio::spawn(forget_the_gone(ctx.clone(), bindings.clone(), stop.clone()));
+    // Who sees a part only would tell too few.
+    if sees_all {
+        let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
+        tokio::spawn(health.vital("the statuses of grants", usage));
+    }
     if let Some(search) = search {
         tokio::spawn(health.vital("the search for pods without injection", search.run(stop.clone())));
     }
