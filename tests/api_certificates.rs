@@ -61,7 +61,7 @@ async fn ten_thousand_admissions_across_rotations_of_leaf_and_ca_and_none_fails(
         signers.insert(first_certificate(&secret_text(&world, "ca.crt").await));
         bundles.insert(trusted);
         if flood.is_over() {
-            panic!("{:?}", flood.end().await);
+            break; // the failure is told below
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

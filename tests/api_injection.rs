@@ -236,9 +236,9 @@ async fn dry_run(world: &World, pod: &Value) -> Result<Value, String> {
     }
 }
 
-/// All of a pod that an injection is about; absent and empty are the same.
+/// All of a pod that an injection is about; absent, null and empty are the same.
 fn parts(pod: &Value) -> Value {
-    let full = |value: &Value| Value::from(array(value).to_vec());
+    let full = |value: &Value| without_nulls(Value::from(array(value).to_vec()));
     let container =
         |c: &Value| json!([c["name"], full(&c["volumeMounts"]), full(&c["env"]), c["restartPolicyRules"]]);
     let containers = |list: &str| -> Value { array(&pod["spec"][list]).iter().map(container).collect() };
@@ -248,4 +248,15 @@ fn parts(pod: &Value) -> Value {
         "initContainers": containers("initContainers"),
         "containers": containers("containers"),
     })
+}
+
+/// The API server writes some absent fields as null.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
 }

@@ -5,9 +5,9 @@
 
 mod common;
 
-use common::{SOON, World, google_options};
+use anyhow::Context as _;
+use common::{SOON, World, audit::Audit, google_options};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use xtask::{cluster::ClusterOptions, process::wait_for};
 
 const NO_VOLUME: &str = "annotation idtoken.dev/inject: \"orders,stock\" was not acted on: the pod has no volume \"idtoken\" with the token of \
@@ -32,9 +32,9 @@ async fn it_warns_and_notes_while_the_webhook_is_down_and_is_silent_while_it_wor
             )),
         "{printed}"
     );
-    let noted = wait_for("the audit log to have it", SOON, || async { audit.of_pod("down") }).await.unwrap();
+    let entry = noted(&audit, "down").await;
     let failure =
-        noted["annotations"]["validation.policy.admission.k8s.io/validation_failure"].as_str().unwrap();
+        entry["annotations"]["validation.policy.admission.k8s.io/validation_failure"].as_str().unwrap();
     let failure: Value = serde_json::from_str(failure).unwrap();
     assert_eq!((&failure[0]["message"], failure.as_array().unwrap().len()), (&json!(NO_VOLUME), 1));
 
@@ -65,8 +65,8 @@ async fn it_warns_and_notes_while_the_webhook_is_down_and_is_silent_while_it_wor
     .unwrap();
     let (ok, printed) = create(&world, &asking("up"));
     assert!(ok && !printed.contains("Validation failed"), "{printed}");
-    let noted = wait_for("the audit log to have it", SOON, || async { audit.of_pod("up") }).await.unwrap();
-    assert_eq!(noted["annotations"]["validation.policy.admission.k8s.io/validation_failure"], Value::Null);
+    let entry = noted(&audit, "up").await;
+    assert_eq!(entry["annotations"]["validation.policy.admission.k8s.io/validation_failure"], Value::Null);
     world.end().await;
 }
 
@@ -129,6 +129,13 @@ async fn in_force(world: &World) {
     .unwrap();
 }
 
+/// Waits until the creation of a pod is in the audit log.
+async fn noted(audit: &Audit, pod: &str) -> Value {
+    let noted =
+        wait_for("the audit log to have it", SOON, || async { audit.created(pod).context("not yet") });
+    noted.await.unwrap()
+}
+
 fn bare(name: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -169,37 +176,4 @@ fn create(world: &World, pod: &Value) -> (bool, String) {
 
 fn dry_run(world: &World, pod: &Value) -> (bool, String) {
     world.kubectl(&["create", "-f", "-", "-o", "json", "--dry-run=server"], Some(&pod.to_string()))
-}
-
-/// The API server's audit log, of pods that are created.
-struct Audit(TempDir);
-
-impl Audit {
-    fn new() -> Self {
-        let directory = TempDir::new().unwrap();
-        let policy = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [
-            {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["pods"]}]},
-            {"level": "None"},
-        ], "omitStages": ["RequestReceived"]});
-        std::fs::write(directory.path().join("policy.yaml"), policy.to_string()).unwrap();
-        Self(directory)
-    }
-
-    fn options(&self) -> ClusterOptions {
-        let file = |name: &str| self.0.path().join(name).display().to_string();
-        let args = vec![
-            format!("--audit-policy-file={}", file("policy.yaml")),
-            format!("--audit-log-path={}", file("audit.log")),
-        ];
-        ClusterOptions { api_server_args: args, ..ClusterOptions::default() }
-    }
-
-    /// The entry about the creation of a pod, but not as a dry run.
-    fn of_pod(&self, name: &str) -> anyhow::Result<Value> {
-        let log = std::fs::read_to_string(self.0.path().join("audit.log"))?;
-        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let is_dry = |entry: &Value| entry["requestURI"].as_str().is_some_and(|uri| uri.contains("dryRun"));
-        let mut entries = entries.filter(|entry| entry["objectRef"]["name"] == name && !is_dry(entry));
-        entries.next().ok_or_else(|| anyhow::anyhow!("nothing about {name} yet"))
-    }
 }

@@ -4,10 +4,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 mod common;
-#[path = "common/pods.rs"]
-mod pods;
 
-use common::{OPERATOR_NAMESPACE, SOON, World, google_options, refusals};
+use common::{OPERATOR_NAMESPACE, SOON, World, google_options, pods, refusals};
 use idtoken_operator::plan::inject::inject;
 use serde_json::{Value, json};
 use xtask::{cluster::ClusterOptions, process::wait_for};

@@ -24,6 +24,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // one in a process
 enum Command {
     Controller(controller::Args),
     Webhook(webhook::Args),

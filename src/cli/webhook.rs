@@ -2,14 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use kube::{
-    Api, Client, ResourceExt as _,
-    runtime::{
-        WatchStreamExt as _,
-        reflector::{Store, reflector, store},
-        watcher,
-    },
+    Api, Client,
+    runtime::{WatchStreamExt as _, watcher},
 };
 use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +15,10 @@ use super::{
     process::{Started, TelemetryArgs, start},
 };
 use crate::{
-    api::IdTokenBinding,
     cache::{
-        Cache, Scope, api,
+        Parts, Scope, api,
         fill::{Fills, Progress, follow},
     },
-    plan::inject::BindingFacts,
     telemetry::{
         health::{Condition, Health},
         metrics::Metrics,
@@ -34,7 +28,11 @@ use crate::{
         files::Files,
         server::Limits,
     },
-    webhook::{self, Certificate, Settings, lookup::CachedLookup},
+    webhook::{
+        self, Certificate, Settings,
+        index::{Index, Seen},
+        lookup::CachedLookup,
+    },
 };
 
 /// Mount tokens into pods that ask for them by annotation
@@ -96,9 +94,8 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
     let metrics = Metrics::with(|registry| webhook_metrics.register(registry));
     let refused = metrics.refused_watches.clone();
     let Started { client, health } = start(&args.telemetry, metrics, args.awaited(), &stop).await?;
-    let (stores, filling) =
+    let (bindings, filling) =
         scope.each(|namespace| watch(&client, namespace, &refused, &health, stop.clone())).unzip();
-    let bindings = Cache::of(stores);
     let fills = Fills::new(Vec::new(), filling.into_all().map(|progress| vec![progress]).collect());
     let synced = async move { fills.settled().await };
     let lookup = lookup(client.clone(), scope, bindings);
@@ -136,50 +133,39 @@ impl Args {
     }
 }
 
-/// Starts the watch that fills a cache of bindings.
+/// Starts the watch that fills an index of bindings.
 fn watch(
     client: &Client,
     namespace: Option<&str>,
     refused: &Gauge,
     health: &Health,
     stop: CancellationToken,
-) -> (Store<IdTokenBinding>, Progress) {
+) -> (Index, Progress) {
     let name = "the watch of bindings";
-    let (bindings, writer) = store();
-    let events = watcher(api(client, namespace), watcher::Config::default()).default_backoff();
-    let (events, progress) = follow(reflector(writer, events), name, namespace, refused);
+    let bindings = Index::default();
+    let config = watcher::Config::default().page_size(PAGE);
+    let events = watcher(api::<Seen>(client, namespace), config).default_backoff().map_ok(bindings.writer());
+    let (events, progress) = follow(events, name, namespace, refused);
     let filled = events.take_until(stop.cancelled_owned()).for_each(|_| std::future::ready(()));
     tokio::spawn(health.vital(name, filled));
     (bindings, progress)
 }
 
-fn lookup(
-    client: Client,
-    scope: Scope,
-    bindings: Cache<IdTokenBinding>,
-) -> impl webhook::lookup::BindingLookup {
+fn lookup(client: Client, scope: Scope, bindings: Parts<Index>) -> impl webhook::lookup::BindingLookup {
     CachedLookup::new(
-        move |namespace: &str, name: &str| bindings.get(namespace, name).map(|binding| facts(&binding)),
+        move |namespace: &str, name: &str| bindings.of(namespace)?.get(namespace, name),
         move |namespace: String, name: String| {
             // Elsewhere nothing may be read, and nobody fills what is there.
-            let api = scope.contains(&namespace).then(|| Api::namespaced(client.clone(), &namespace));
+            let api = scope.contains(&namespace).then(|| Api::<Seen>::namespaced(client.clone(), &namespace));
             async move {
                 let Some(api) = api else { return Ok(None) };
-                Ok::<_, kube::Error>(api.get_opt(&name).await?.map(|binding| facts(&binding)))
+                Ok::<_, kube::Error>(api.get_opt(&name).await?.map(Seen::facts))
             }
         },
     )
 }
 
-fn facts(binding: &IdTokenBinding) -> BindingFacts {
-    let target = &binding.spec.secret;
-    BindingFacts {
-        secret_name: target.name_for(&binding.name_any()),
-        key: target.key.clone(),
-        authorization_key: Some(target.authorization_key.clone()).filter(|key| !key.is_empty()),
-        expiration_time: binding.status.as_ref().and_then(|status| status.expiration_time),
-    }
-}
-
+/// Bindings in one answer of the first fill: as many as make no answer that memory would show.
+const PAGE: u32 = 100;
 /// How often each replica looks whether another one has renewed the certificate, or somebody has deleted it.
 const TLS_POLL: Duration = Duration::from_secs(10);

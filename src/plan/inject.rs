@@ -1,9 +1,11 @@
 //! What an annotated pod gets: one volume with its tokens, one mount and a few variables for each container.
 //!
-//! Works on the pod's raw JSON and only ever adds to it, so that fields which this program has never heard of survive.
+//! Works on the pod's raw JSON and only ever adds to it, so that fields which this program has never heard of survive: they
+//! are not even read (see [`excerpt`]).
 //! A second application finds what the first one added and adds nothing.
 mod containers;
 mod document;
+mod excerpt;
 mod request;
 mod status;
 #[cfg(test)]
@@ -14,6 +16,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub use document::PatchOp;
+pub use excerpt::excerpt;
 pub use request::{Refusal, Request, request};
 
 /// What the webhook needs to know about an `IdTokenBinding`.

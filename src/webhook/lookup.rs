@@ -238,7 +238,7 @@ mod tests {
             }
             Ok::<_, &str>(Some(facts()))
         };
-        let lookup = Arc::new(CachedLookup::new(|_: &str, _: &str| None, move |ns, name| live(ns, name)));
+        let lookup = Arc::new(CachedLookup::new(|_: &str, _: &str| None, live));
         let start = Instant::now();
         let greedy = (0..64).map(|i| {
             let lookup = lookup.clone();

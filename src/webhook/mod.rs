@@ -1,4 +1,5 @@
 //! The admission webhook: a TLS server that mounts tokens into pods which ask for them.
+pub mod index;
 pub mod lookup;
 pub mod mutate;
 pub mod registration;

@@ -17,12 +17,11 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
     lookup::{BindingLookup, Lookup},
-    review::{self, Request},
+    review::{self, Answer, Request},
 };
 use crate::plan::inject::{self, BindingFacts, Injection, Refusal};
 
@@ -77,7 +76,7 @@ async fn in_time(request: extract::Request, next: Next) -> Response {
 async fn mutate<L: BindingLookup>(
     State(webhook): State<Arc<Webhook<L>>>,
     body: Bytes,
-) -> Result<Json<Value>, (StatusCode, String)> {
+) -> Result<Json<Answer>, (StatusCode, String)> {
     let reviewed = AssertUnwindSafe(webhook.review(&body)).catch_unwind().await;
     reviewed.unwrap_or_else(|_| {
         webhook.outcomes.add("failed");
@@ -105,7 +104,7 @@ impl From<Refusal> for NotAllowed {
 
 impl<L: BindingLookup> Webhook<L> {
     /// Nothing but the answer comes of it, so a dry run is a run like any other.
-    async fn review(&self, body: &[u8]) -> Result<Json<Value>, (StatusCode, String)> {
+    async fn review(&self, body: &[u8]) -> Result<Json<Answer>, (StatusCode, String)> {
         let request = Request::parse(body).map_err(|error| {
             self.outcomes.add("malformed");
             (StatusCode::BAD_REQUEST, error.to_string())
@@ -138,25 +137,25 @@ impl<L: BindingLookup> Webhook<L> {
         Ok(found?.into_iter().flatten().collect())
     }
 
-    fn answer(&self, request: &Request, decided: Result<Injection, NotAllowed>) -> Value {
+    fn answer(&self, request: &Request, decided: Result<Injection, NotAllowed>) -> Answer {
         let Request { uid, namespace, name, .. } = request;
         match decided {
             Ok(injection) => {
                 let result = if injection.patch.is_empty() { "unchanged" } else { "injected" };
                 self.outcomes.add(result);
                 tracing::debug!(uid, namespace, name, result, "pod reviewed");
-                review::allowed(uid, &injection)
+                review::allowed(uid, injection)
             }
             Err(NotAllowed::NotNow(binding)) => {
                 self.outcomes.add("unavailable");
                 tracing::warn!(uid, namespace, name, binding, "pod refused: its binding can't be read");
                 let message = format!("IdTokenBinding {binding} can't be read at the moment; try again");
-                review::unavailable(uid, &message)
+                review::unavailable(uid, message)
             }
             Err(NotAllowed::Refused(refusal)) => {
                 self.outcomes.add("refused");
                 tracing::info!(uid, namespace, name, %refusal, "pod refused");
-                review::denied(uid, &refusal.to_string())
+                review::denied(uid, refusal.to_string())
             }
         }
     }

@@ -1,11 +1,11 @@
-//! The two halves of an `AdmissionReview`, with pods as raw JSON.
+//! The two halves of an `AdmissionReview`, with of the pod only what is looked at.
 //!
 //! Not kube's types: those write the patch as an array of numbers, and read the object into fields that they know.
-use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use base64::{display::Base64Display, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
+use serde_json::Value;
 
-use crate::plan::inject::{Injection, PatchOp};
+use crate::plan::inject::{Injection, PatchOp, excerpt};
 
 /// What the API server asks.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,8 +28,8 @@ pub struct Request {
     /// Such as `ephemeralcontainers`.
     #[serde(default)]
     pub sub_resource: String,
-    /// The object.
-    #[serde(default)]
+    /// What is looked at of the object.
+    #[serde(default, deserialize_with = "excerpt")]
     pub object: Value,
 }
 
@@ -81,45 +81,78 @@ impl Request {
     }
 }
 
+/// What we say.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    api_version: &'static str,
+    kind: &'static str,
+    response: Response,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Response {
+    uid: String,
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "in_base64")]
+    patch: Vec<PatchOp>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Failure>,
+}
+
+#[derive(Debug, Serialize)]
+struct Failure {
+    status: &'static str,
+    code: u16,
+    reason: &'static str,
+    message: String,
+}
+
 /// The answer that lets the object in, with the patch if there is one.
 #[must_use]
-pub fn allowed(uid: &str, injection: &Injection) -> Value {
-    let mut response = json!({"uid": uid, "allowed": true});
-    if !injection.patch.is_empty() {
-        response["patchType"] = json!("JSONPatch");
-        response["patch"] = json!(encode(&injection.patch));
-    }
-    if !injection.warnings.is_empty() {
-        response["warnings"] = json!(injection.warnings);
-    }
-    answer(&response)
+pub fn allowed(uid: &str, injection: Injection) -> Answer {
+    let Injection { patch, warnings } = injection;
+    let patch_type = (!patch.is_empty()).then_some("JSONPatch");
+    answer(Response { patch_type, patch, warnings, ..Response::new(uid, true) })
 }
 
 /// The answer that keeps the object out. kubectl prints `admission webhook "…" denied the request: MESSAGE`.
 #[must_use]
-pub fn denied(uid: &str, message: &str) -> Value {
-    refusal(uid, &json!({"status": "Failure", "code": 400, "reason": "BadRequest", "message": message}))
+pub fn denied(uid: &str, message: String) -> Answer {
+    refusal(uid, Failure { status: FAILURE, code: 400, reason: "BadRequest", message })
 }
 
 /// The pod may be sent again later, as controllers do by themselves.
 #[must_use]
-pub fn unavailable(uid: &str, message: &str) -> Value {
-    refusal(
-        uid,
-        &json!({"status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": message}),
-    )
+pub fn unavailable(uid: &str, message: String) -> Answer {
+    refusal(uid, Failure { status: FAILURE, code: 503, reason: "ServiceUnavailable", message })
 }
 
-fn refusal(uid: &str, status: &Value) -> Value {
-    answer(&json!({"uid": uid, "allowed": false, "status": status}))
+fn refusal(uid: &str, status: Failure) -> Answer {
+    answer(Response { status: Some(status), ..Response::new(uid, false) })
 }
 
-fn answer(response: &Value) -> Value {
-    json!({"apiVersion": API_VERSION, "kind": KIND, "response": response})
+fn answer(response: Response) -> Answer {
+    Answer { api_version: API_VERSION, kind: KIND, response }
 }
 
-fn encode(patch: &[PatchOp]) -> String {
-    BASE64_STANDARD.encode(json!(patch).to_string())
+impl Response {
+    fn new(uid: &str, allowed: bool) -> Self {
+        let (uid, patch, warnings) = (uid.to_owned(), Vec::new(), Vec::new());
+        Self { uid, allowed, patch_type: None, patch, warnings, status: None }
+    }
+}
+
+/// As a field of Go's type `[]byte` is written.
+fn in_base64<S: Serializer>(patch: &[PatchOp], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut json = Vec::with_capacity(TYPICAL);
+    serde_json::to_writer(&mut json, patch).map_err(S::Error::custom)?;
+    serializer.collect_str(&Base64Display::new(&json, &BASE64_STANDARD))
 }
 
 #[derive(Deserialize)]
@@ -134,3 +167,7 @@ struct Review {
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+const FAILURE: &str = "Failure";
+
+/// Bytes that hold the patch of a usual pod, so that the buffer need not grow step by step.
+const TYPICAL: usize = 2048;

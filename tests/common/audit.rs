@@ -8,7 +8,7 @@ use xtask::cluster::ClusterOptions;
 
 use super::OPERATOR_NAMESPACE;
 
-/// What the operator's accounts have asked for.
+/// What the operator's accounts have asked for, and which pods anybody has created.
 pub struct Audit {
     directory: TempDir,
 }
@@ -21,6 +21,7 @@ impl Audit {
             "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
                 {"level": "Request", "resources": [{"group": "", "resources": ["serviceaccounts/token"]}]},
                 {"level": "Metadata", "userGroups": [format!("system:serviceaccounts:{OPERATOR_NAMESPACE}")]},
+                {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["pods"]}]},
                 {"level": "None"},
             ],
         });
@@ -46,15 +47,24 @@ impl Audit {
     /// What an account of the operator's namespace has asked for since `position`.
     pub fn by(&self, account: &str, position: usize) -> Vec<Value> {
         let user = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{account}");
+        self.events(position).into_iter().filter(|event| event["user"]["username"] == user).collect()
+    }
+
+    /// The creation of a pod, but as no dry run.
+    pub fn created(&self, pod: &str) -> Option<Value> {
+        let is_dry = |event: &Value| event["requestURI"].as_str().unwrap().contains("dryRun");
+        self.events(0).into_iter().find(|event| event["objectRef"]["name"] == pod && !is_dry(event))
+    }
+
+    fn events(&self, position: usize) -> Vec<Value> {
         let log = fs::read(self.log()).unwrap_or_default();
         // The last line may be half written.
         let whole = log.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let lines = log[position.min(whole)..whole].split(|byte| *byte == b'\n').filter(|l| !l.is_empty());
-        let events = lines.map(|line| serde_json::from_slice::<Value>(line).unwrap());
-        events.filter(|event| event["user"]["username"] == user).collect()
+        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
     }
 
-    /// What of it RBAC has refused: `verb resource`.
+    /// What of it RBAC has refused: `verb resource.group/subresource`.
     pub fn refused(&self, account: &str, position: usize) -> BTreeSet<String> {
         let decision = |event: &Value| event["annotations"]["authorization.k8s.io/decision"] == "forbid";
         self.by(account, position).iter().filter(|event| decision(event)).map(call).collect()
@@ -65,10 +75,12 @@ impl Audit {
     }
 }
 
-/// `verb resource` or `verb resource/subresource`.
+/// `verb resource`, with `.group` and `/subresource` where there are any.
 fn call(event: &Value) -> String {
-    let of = |field: &str| event["objectRef"][field].as_str().unwrap_or_default().to_owned();
-    let subresource = of("subresource");
-    let separator = if subresource.is_empty() { "" } else { "/" };
-    format!("{} {}{separator}{subresource}", event["verb"].as_str().unwrap(), of("resource"))
+    let of = |field: &str, before: &str| match event["objectRef"][field].as_str() {
+        Some(text) if !text.is_empty() => format!("{before}{text}"),
+        _ => String::new(),
+    };
+    let (resource, group, sub) = (of("resource", ""), of("apiGroup", "."), of("subresource", "/"));
+    format!("{} {resource}{group}{sub}", event["verb"].as_str().unwrap())
 }

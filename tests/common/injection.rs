@@ -72,8 +72,8 @@ fn is_ours(path: &str) -> bool {
     let number = |text: &str| text.parse::<usize>().is_ok();
     match segments.strip_suffix(&["-"]).unwrap_or(&segments) {
         ["metadata", "annotations", "idtoken.dev~1status"] | ["spec", "volumes"] => true,
-        ["spec", "volumes", index, "projected", "sources"] => number(index),
-        ["spec", "containers" | "initContainers", index, "volumeMounts" | "env"] => number(index),
+        ["spec", "volumes", index, "projected", "sources"]
+        | ["spec", "containers" | "initContainers", index, "volumeMounts" | "env"] => number(index),
         _ => false,
     }
 }

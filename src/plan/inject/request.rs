@@ -101,7 +101,8 @@ fn annotations(pod: &Value) -> Option<&serde_json::Map<String, Value>> {
 
 /// The value of one of our annotations, without blanks around it. A blank value is the same as none.
 fn annotation<'a>(pod: &'a Value, key: &str) -> Option<&'a str> {
-    let value = annotations(pod)?.get(&format!("{PREFIX}{key}"))?.as_str()?.trim();
+    let (_, value) = annotations(pod)?.iter().find(|(name, _)| name.strip_prefix(PREFIX) == Some(key))?;
+    let value = value.as_str()?.trim();
     (!value.is_empty()).then_some(value)
 }
 

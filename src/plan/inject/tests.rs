@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{BindingFacts, Injection, PatchOp, Refusal, inject};
+use super::{BindingFacts, Injection, PatchOp, Refusal, excerpt, inject};
 
 /// A pod, the bindings of its namespace, and the literal answer.
 #[derive(Deserialize)]
@@ -55,6 +55,8 @@ fn fixtures_are_answered_literally_and_only_once() {
         }));
         assert_eq!(serde_json::to_value(&injection.patch).unwrap(), Value::from(patch), "{}", path.display());
         assert_eq!(injection.warnings, fixture.warnings, "{}", path.display());
+        let of_excerpt = inject(&excerpt(&fixture.pod).unwrap(), &bindings, noon());
+        assert_eq!(of_excerpt.as_ref(), Ok(&injection), "{}", path.display());
 
         let again = inject(&apply(&fixture.pod, &injection.patch), &bindings, noon()).unwrap();
         assert_eq!(again, Injection { patch: vec![], warnings: fixture.warnings }, "{}", path.display());

@@ -5,7 +5,7 @@ use axum::{body::Body, http::Request as HttpRequest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{StreamExt as _, stream};
 use http_body_util::BodyExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;

@@ -11,7 +11,6 @@ use axum::{
     http::{Request as HttpRequest, StatusCode},
 };
 use base64::{Engine as _, prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD}};
-use futures::executor::block_on;
 use http_body_util::BodyExt as _;
 use idtoken_operator::{
     cli::token::jwt::Jwt,
@@ -28,17 +27,22 @@ use idtoken_operator::{
 use injection::{checked, facts, patched};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt as _;
 
 /// The body of a call, through the webhook's own router to the bytes of its answer: a review is answered with its uid, and a patch only
 /// adds; anything else is a bad request.
 pub fn review(body: &[u8]) {
+    static RUNTIME: LazyLock<Runtime> =
+        LazyLock::new(|| Builder::new_current_thread().enable_time().build().unwrap());
     static ROUTER: LazyLock<Router> =
         LazyLock::new(|| mutate::router(Arc::new(Bindings), Outcomes::default(), noon));
     let call = HttpRequest::post("/mutate").header("content-type", "application/json");
-    let response = block_on(ROUTER.clone().oneshot(call.body(Body::from(body.to_vec())).unwrap())).unwrap();
-    let status = response.status();
-    let answer = block_on(response.into_body().collect()).unwrap().to_bytes();
+    let call = call.body(Body::from(body.to_vec())).unwrap();
+    let (status, answer) = RUNTIME.block_on(async {
+        let response = ROUTER.clone().oneshot(call).await.unwrap();
+        (response.status(), response.into_body().collect().await.unwrap().to_bytes())
+    });
     let Ok(asked) = Request::parse(body) else {
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert!(!answer.is_empty());

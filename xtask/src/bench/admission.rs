@@ -137,14 +137,16 @@ fn compete(args: &AdmissionArgs, contestants: &[Contestant<'_>; 3]) -> anyhow::R
         eprintln!("{} rounds with {clients} client(s) …", args.rounds);
         let time = Duration::from_millis(args.round);
         let load = Load { clients, connections: args.connections.min(clients), time };
-        rounds.iter_mut().for_each(|of| of.push(Vec::new()));
+        let mut of_load: [Vec<Round>; 3] = Default::default();
         for turn in 0..args.rounds as usize {
             for index in (0..contestants.len()).map(|index| (index + turn) % contestants.len()) {
                 let Contestant { server, questions, .. } = &contestants[index];
                 let round = server.round(questions, load);
-                let round = round.map_err(|error| error.context(server.log()))?;
-                rounds[index].last_mut().into_iter().for_each(|of| of.push(round.clone()));
+                of_load[index].push(round.map_err(|error| error.context(server.log()))?);
             }
+        }
+        for (all, of_load) in rounds.iter_mut().zip(of_load) {
+            all.push(of_load);
         }
     }
     let measured = contestants.iter().zip(rounds).map(|(contestant, rounds)| {

@@ -100,7 +100,7 @@ impl Server {
             let (before, start) = (self.usage()?, Instant::now());
             let latencies = clients(load.time).await?.concat();
             let elapsed = start.elapsed();
-            let cpu = self.usage()?.cpu - before.cpu;
+            let cpu = self.usage()?.cpu.saturating_sub(before.cpu);
             Ok(Round { elapsed, cpu, latencies })
         })
     }

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -48,14 +48,10 @@ async fn create(client: Client, namespace: String, name: String) -> anyhow::Resu
             "audience": format!("https://{name}-abc-uc.a.run.app"),
             "source": {"impersonation": {"serviceAccount": CALLER}},
         },
+        "status": status(&name),
     });
     let made = bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await;
-    made.with_context(|| format!("cannot create the binding {namespace}/{name}"))?;
-    bindings
-        .patch_status(&name, &PatchParams::default(), &Patch::Merge(json!({"status": status(&name)})))
-        .await
-        .with_context(|| format!("cannot write the status of {namespace}/{name}"))?;
-    Ok(())
+    made.map(drop).with_context(|| format!("cannot create the binding {namespace}/{name}"))
 }
 
 /// What the controller reports of a binding that is served.

@@ -51,7 +51,9 @@ pub(super) async fn start(
 async fn install(client: &Client) -> anyhow::Result<()> {
     let file = workspace().join("crds/idtoken.dev_idtokenbindings.yaml");
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let crd: CustomResourceDefinition = serde_yaml_ng::from_str(&text)?;
+    let mut crd: CustomResourceDefinition = serde_yaml_ng::from_str(&text)?;
+    // So that bindings can be made with their status, in one request instead of two.
+    crd.spec.versions.iter_mut().for_each(|version| version.subresources = None);
     Api::all(client.clone()).create(&PostParams::default(), &crd).await?;
     let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
     Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;

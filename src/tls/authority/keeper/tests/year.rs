@@ -69,7 +69,7 @@ proptest! {
 
 /// By day, with the lifetimes that are shipped: eight serving certificates or so, and two authorities, in two years.
 #[tokio::test]
-async fn two_years_need_a_dozen_writes() {
+async fn two_years_need_fourteen_writes() {
     let mut fleet = Fleet::new();
     fleet.replicas.iter_mut().for_each(|replica| replica.settings.lifetimes = Lifetimes::default());
     let day = Step { hours: 24, event: Event::Nothing, skews: [-5, 0, 5], at_once: true };
