@@ -268,6 +268,7 @@ fn record() -> Record {
         token_sha256: String::new(),
         refresh_handled: None,
         credential: None,
+        granted: None,
         signature_checked: true,
     }
 }
