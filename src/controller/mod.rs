@@ -150,8 +150,7 @@ pub async fn run(
         }))
     });
     let ctx = Arc::new(context(client, parts, caches, fence, grace));
-    let start = clock::now();
-    let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded, start });
+    let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded });
     begin(&ctx, bindings, fills, search, &health, &stop);
     tracing::info!("watching bindings");
     let worked = fleet.run(ctx, needs, &health, &stop).await;
