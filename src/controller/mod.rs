@@ -151,8 +151,7 @@ pub async fn run(
     });
     let ctx = Arc::new(context(client, parts, caches, fence, grace));
     let sees_all = scope.is_all();
-    let start = clock::now();
-    let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded, start });
+    let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded });
     begin(&ctx, bindings, fills, sees_all, search, &health, &stop);
     tracing::info!("watching bindings");
     let worked = fleet.run(ctx, needs, &health, &stop).await;

@@ -155,7 +155,7 @@ impl Bench {
         wanted: &Wanted,
         authorise: impl Fn() -> Result<(), Problem>,
     ) -> Result<(RawToken, Record), Problem> {
-        obtain(&self.minter, &self.verifier, wanted, &self.credentials, authorise).await
+        obtain(&self.minter, &self.verifier, wanted, &self.credentials, async || authorise()).await
     }
 
     /// A token that bears looking at; its claims.
