@@ -14,10 +14,13 @@ pub mod inject;
 pub mod lease;
 pub mod manifest;
 pub mod names;
+pub mod pace;
+pub mod principal;
 pub mod refresh;
 pub mod secret;
 pub mod source;
 pub mod status;
+pub mod turns;
 pub mod uninjected;
 pub mod validate;
 
