@@ -1,12 +1,17 @@
 //! Output: carries out a decision. The only place that asks sources and writes Secrets.
 
+use std::{pin::pin, time::Duration};
+
+use futures::future::join;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio::time::timeout;
 
 use super::{
     context::Context,
     credentials::InCluster,
     memory::Entry,
+    mints::{Asked, NotObtained},
     obtain::obtain,
     revoke::{Revoked, revoke},
     secrets,
@@ -18,8 +23,8 @@ use crate::{
     plan::{
         Attempts, Pause, Problem, Retry,
         decide::{
-            Decision, Facts, REVOCATION, attempt_key, held_up, is_worth_writing, not_granted_since,
-            refusal_key,
+            Decision, Facts, REVOCATION, attempt_key, held_up, is_handled, is_worth_writing,
+            not_granted_since, refusal_key,
         },
         grant::Authority,
         refresh::{ask_again_at, refresh_at, retry_at},
@@ -43,12 +48,14 @@ pub(super) struct Outcome {
     pub look: Option<Timestamp>,
     /// Since when no grant allows what stands in the Secret.
     pub not_granted_since: Option<Timestamp>,
+    /// What was to be done is put off, which changes nothing that is worth telling.
+    pub put_off: bool,
 }
 
 impl Outcome {
     /// Nothing else than this Secret.
     fn of(secret: Observed) -> Self {
-        Self { secret, problem: None, next: None, look: None, not_granted_since: None }
+        Self { secret, problem: None, next: None, look: None, not_granted_since: None, put_off: false }
     }
 }
 
@@ -94,14 +101,27 @@ pub(super) async fn apply(
                     let next = ask_later(entry, wanted, credential, owner, expires, clock::now());
                     Outcome { next: Some(next), ..as_it_is }
                 }
+                Ok(Minted::Later(pause)) => {
+                    let now = clock::now();
+                    let next = now.checked_add(pause).ok();
+                    let has_token = secret.current(&wanted.spec_hash, now).is_some();
+                    let seen = binding.status.clone().unwrap_or_default();
+                    let is_new = entry.status(&seen).conditions.is_empty();
+                    let problem = (!has_token && !is_new).then(held_back);
+                    Outcome { next, problem, put_off: has_token, ..as_it_is }
+                }
                 Err(failed) => {
                     let problem = failed.problem;
+                    let key = attempt_key(wanted, credential);
                     let next = if problem.retry == Retry::OnNewCredential {
                         let key = refusal_key(wanted, credential);
                         entry.attempts = Some(Attempts::for_good(key, problem.clone()));
                         None
+                    } else if let Some(until) = failed.until {
+                        note_pause(entry, key, until, &problem);
+                        Some(until)
                     } else {
-                        note_failure(entry, attempt_key(wanted, credential), owner, &problem)
+                        note_failure(entry, key, owner, &problem)
                     };
                     let secret = failed.secret.unwrap_or(secret);
                     let not_granted_since = not_granted_since.filter(|_| matches!(secret, Observed::Ours(_)));
@@ -220,6 +240,8 @@ enum Minted {
     Published(Ours),
     /// It is no newer than the one that is there, which expires at the given time.
     Same(Timestamp),
+    /// None was, for Google is not to be asked now.
+    Later(Duration),
 }
 
 /// No token was published.
@@ -227,15 +249,17 @@ struct Failed {
     problem: Problem,
     /// What stands under the Secret's name, where that was found out anew.
     secret: Option<Observed>,
+    /// When it is tried again, where that is not for the binding alone to say.
+    until: Option<Timestamp>,
 }
 
 impl From<Problem> for Failed {
     fn from(problem: Problem) -> Self {
-        Self { problem, secret: None }
+        Self { problem, secret: None, until: None }
     }
 }
 
-/// A binding that has no conditions yet gets them before Google is asked, which may take long.
+/// A binding that has no conditions yet gets them when its first token takes a while; mostly the token is there before.
 async fn first_seen_then_mint(
     ctx: &Context,
     binding: &IdTokenBinding,
@@ -246,30 +270,63 @@ async fn first_seen_then_mint(
 ) -> Result<Minted, Failed> {
     // The newest status known: an old copy from the watch must not put Pending over a later word.
     let seen = binding.status.clone().unwrap_or_default();
-    if entry.status(&seen).conditions.is_empty() {
-        let pending = Outcome::of(Observed::Absent);
+    let has_none = entry.status(&seen).conditions.is_empty();
+    let mut minting = pin!(mint(ctx, owner, wanted, facts));
+    if !has_none {
+        return minting.await;
+    }
+    if let Ok(minted) = timeout(PENDING, minting.as_mut()).await {
+        return minted;
+    }
+    let pending = Outcome::of(Observed::Absent);
+    let told = async {
         if let Err(error) = status(ctx, binding, owner, Some(wanted), &pending, entry).await {
             tracing::warn!(%error, "the first status was not written");
         }
-    }
-    mint(ctx, owner, wanted, facts).await
+    };
+    join(minting, told).await.0
 }
 
 async fn mint(ctx: &Context, owner: &Owner, wanted: &Wanted, facts: &Facts) -> Result<Minted, Failed> {
-    let credentials = InCluster::new(ctx, owner);
-    // The grant may have gone since the decision.
-    let authority = Authority::of(wanted);
-    let authorise = || ctx.authorise(owner, authority.as_ref());
-    let obtained = obtain(&ctx.minter, &ctx.verifier, wanted, &credentials, authorise).await;
-    let result = obtained.as_ref().map_or_else(|p| p.reason, |_| Reason::TokenFresh).as_str();
-    ctx.metrics.token_requests.get_or_create(&TokenRequest { source: wanted.source.label(), result }).inc();
-    let (token, record) = obtained?;
+    let now = clock::now();
+    let current = facts.secret.current(&wanted.spec_hash, now);
+    let asked = Asked {
+        owner,
+        wanted,
+        credential: facts.credential.as_deref(),
+        forced: !is_handled(wanted, facts.secret.record()),
+        urgent: current.is_none_or(|record| record.life.expires.duration_since(now) < URGENT),
+    };
+    let mut is_own = false;
+    let obtained = ctx.mints.get(asked, async {
+        is_own = true;
+        let credentials = InCluster::new(ctx, owner);
+        // The grant may have gone since the decision.
+        let authority = Authority::of(wanted);
+        let authorise = || ctx.authorise(owner, authority.as_ref());
+        let obtained = obtain(&ctx.minter, &ctx.verifier, wanted, &credentials, authorise).await;
+        let result = obtained.as_ref().map_or_else(|p| p.reason, |_| Reason::TokenFresh).as_str();
+        ctx.metrics
+            .token_requests
+            .get_or_create(&TokenRequest { source: wanted.source.label(), result })
+            .inc();
+        obtained
+    });
+    let obtained = match obtained.await {
+        Ok(obtained) => obtained,
+        Err(NotObtained::Later(pause)) => return Ok(Minted::Later(pause)),
+        Err(NotObtained::Failed { problem, until }) => return Err(Failed { problem, secret: None, until }),
+    };
+    if !is_own {
+        ctx.metrics.tokens_shared.inc();
+    }
+    let record = obtained.record(wanted);
     if let Some(current) = facts.secret.current(&wanted.spec_hash, clock::now())
         && !is_worth_writing(Some(current), &record, facts.secret.carries(&wanted.secret))
     {
         return Ok(Minted::Same(current.life.expires));
     }
-    publish(ctx, owner, wanted, &record, &token, facts.secret.clone()).await
+    publish(ctx, owner, wanted, &record, &obtained.token, facts.secret.clone()).await
 }
 
 /// Writes `token` over exactly the Secret that was observed. Where it is another by now, looks again, twice at most.
@@ -289,7 +346,7 @@ async fn publish(
             Observed::Absent => None,
             Observed::Ours(ours) => Some(ours.metadata.clone()),
             Observed::Foreign(other) => {
-                return Err(Failed { problem: conflict(name, other), secret: Some(observed) });
+                return Err(Failed { problem: conflict(name, other), secret: Some(observed), until: None });
             }
         };
         let secret = desired(owner, &wanted.secret, record, existing.as_ref(), token.expose());
@@ -345,13 +402,34 @@ fn write_failed(error: &secrets::Error) -> Problem {
     }
 }
 
+/// The problem of a binding without a token, as long as Google's quota does not allow to ask for one.
+fn held_back() -> Problem {
+    Problem::transient(
+        Reason::QuotaExceeded,
+        "Google has refused requests because of its quota: they are sent more slowly, and this one waits for its turn",
+    )
+}
+
+/// Notes that what has `key` is not tried before `until`.
+fn note_pause(entry: &mut Entry, key: String, until: Timestamp, problem: &Problem) {
+    let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
+    let pause = Pause { key, noted_at: clock::now(), until };
+    entry.attempts = Some(Attempts { failures: earlier.saturating_add(1), pause, problem: problem.clone() });
+}
+
 /// Notes that what has `key` failed; says when to try it again.
 fn note_failure(entry: &mut Entry, key: String, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
-    let now = clock::now();
-    let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
-    let failures = earlier.saturating_add(1);
-    let until = retry_at(now, problem.retry, failures, &owner.uid)?;
-    let pause = Pause { key, noted_at: now, until };
-    entry.attempts = Some(Attempts { failures, pause, problem: problem.clone() });
-    Some(until)
+    let earlier = entry.attempts.as_ref().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
+    let until = retry_at(clock::now(), problem.retry, earlier.saturating_add(1), &owner.uid);
+    if let Some(until) = until {
+        note_pause(entry, key, until, problem);
+    } else {
+        entry.attempts = None;
+    }
+    until
 }
+
+/// After so long without a token a binding gets its first conditions, which then are one write more.
+const PENDING: Duration = Duration::from_secs(2);
+/// A token that ends so soon is refreshed before others, where not all can be.
+const URGENT: SignedDuration = SignedDuration::from_mins(10);

@@ -120,6 +120,10 @@ async fn observe_secret(
     if let Some(meta) = cached.filter(|m| unchanged(m)) {
         return Ok(observe(Some(&meta.metadata), &owner.uid, true));
     }
+    // Who was never looked at has none of ours; whether there is another one the API server says when ours is created.
+    if status.conditions.is_empty() && ctx.caches.namespaced.secrets.get(&owner.namespace, name).is_none() {
+        return Ok(Observed::Absent);
+    }
     // The cache may lag behind, and it knows our Secrets only.
     let Some(live) = secrets::metadata(&ctx.client, &owner.namespace, name).await? else {
         return Ok(Observed::Absent);

@@ -74,11 +74,11 @@ impl Fleet {
         health: &Health,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let share = u16::try_from(self.controllers.len()).map_or(1, |loops| CONCURRENCY / loops.max(1));
         let loops = self.controllers.into_iter().zip(needs).map(|(controller, needs)| {
             // What fails is logged where it does: the visit, the watch.
             let visits = controller
-                .with_config(Config::default().concurrency(share.max(FEWEST)))
+                // How many are made at once is decided by whose turn it is.
+                .with_config(Config::default().concurrency(0))
                 .run(guarded, |_, _, _| Action::requeue(AFTER_ERROR), ctx.clone())
                 .for_each(|_| ready(()));
             health.vital("the reconcile loop", async move {
@@ -100,10 +100,6 @@ impl Fleet {
     }
 }
 
-/// Visits under way at once. Nearly all wait for Google or for the API server.
-const CONCURRENCY: u16 = 128;
-/// In one of many loops.
-const FEWEST: u16 = 8;
 const AFTER_ERROR: Duration = Duration::from_secs(5);
 /// Together with the pause before SIGTERM, well within the 30 s that a pod has to end.
 const DRAIN: Duration = Duration::from_secs(15);

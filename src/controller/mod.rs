@@ -16,15 +16,17 @@ mod grants_file;
 mod lease;
 mod live_grants;
 mod memory;
+mod mints;
 pub mod obtain;
 mod revoke;
 mod secrets;
 mod status;
 mod token_request;
 mod triggers;
+mod turns;
 mod uninjected;
 
-use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashSet, num::NonZeroUsize, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
@@ -48,8 +50,10 @@ use self::{
     lease::Candidate,
     live_grants::LiveGrants,
     memory::{Entry, Memory},
+    mints::Mints,
     status::status,
     triggers::Triggers,
+    turns::Turns,
     uninjected::Search,
 };
 use crate::{
@@ -61,6 +65,7 @@ use crate::{
         refresh::{RECHECK, sleep_until},
         secret::Owner,
         status::stalls_at,
+        turns::Rank,
         uninjected::Excluded,
         validate::validate,
     },
@@ -150,7 +155,7 @@ pub async fn run(
             }
         }))
     });
-    let ctx = Arc::new(context(client, parts, caches, fence, grace));
+    let ctx = Arc::new(context(client, parts, caches, bindings.clone(), fence, grace, stop.clone()));
     let sees_all = scope.is_all();
     let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded });
     begin(&ctx, bindings, fills, sees_all, search, &health, &stop);
@@ -173,7 +178,7 @@ fn begin(
     health: &Health,
     stop: &CancellationToken,
 ) {
-    tokio::spawn(forget_the_gone(ctx.clone(), bindings.clone(), stop.clone()));
+    tokio::spawn(forget_the_gone(ctx.clone(), stop.clone()));
     // Who sees a part only would tell too few.
     if sees_all {
         let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
@@ -189,7 +194,15 @@ fn begin(
     });
 }
 
-fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: SignedDuration) -> Context {
+fn context(
+    client: Client,
+    parts: Parts,
+    caches: Caches,
+    bindings: Cache<IdTokenBinding>,
+    fence: Fence,
+    grace: SignedDuration,
+    stop: CancellationToken,
+) -> Context {
     let reporter = Reporter {
         controller: "idtoken.dev/controller".to_owned(),
         instance: std::env::var("HOSTNAME").ok(),
@@ -200,6 +213,9 @@ fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: Si
         once: parts.once,
         minter: parts.minter,
         verifier: parts.verifier,
+        mints: Mints::new(),
+        turns: Turns::new(PLACES, parts.metrics.waiting_visits.clone()),
+        bindings,
         caches,
         own_account: OnceCell::new(),
         memory: Memory::default(),
@@ -207,6 +223,7 @@ fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: Si
         grace,
         live_grants: LiveGrants::default(),
         metrics: parts.metrics,
+        stop,
     }
 }
 
@@ -223,10 +240,20 @@ enum Error {
     Deposed,
 }
 
-/// Runs one visit with what is remembered of its binding, if this process is the leader and as long as it is. A panic would
-/// otherwise end the whole controller with the one binding that caused it.
+/// Runs one visit when it is its turn, with what is remembered of its binding, if this process is the leader and as long as it is. A
+/// panic would otherwise end the whole controller with the one binding that caused it.
 async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Action, Error> {
     let Some(owner) = owner(&binding) else { return Ok(Action::await_change()) };
+    let Some(rank) = rank(&ctx, &binding, &owner) else {
+        return Ok(Action::requeue(RECHECK.unsigned_abs()));
+    };
+    drop(binding); // thousands may wait
+    let turn = ctx.turns.turn(&owner.namespace, rank);
+    let Some(_turn) = ctx.stop.run_until_cancelled(turn).await else { return Ok(Action::await_change()) };
+    let binding = ctx.bindings.get(&owner.namespace, &owner.name);
+    let Some(binding) = binding.filter(|now| now.metadata.uid.as_ref() == Some(&owner.uid)) else {
+        return Ok(Action::await_change());
+    };
     let Some(pass) = ctx.fence.pass() else { return Ok(Action::requeue(RECHECK.unsigned_abs())) };
     let mut entry = ctx.memory.of(&owner.uid, pass.term());
     let visit = AssertUnwindSafe(reconcile(&ctx, &binding, &owner, &mut entry)).catch_unwind();
@@ -239,6 +266,13 @@ async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Acti
         .unwrap_or(Ok(Err(Error::Deposed)))
         .unwrap_or(Err(Error::Panic))
         .inspect_err(|error| tracing::warn!(namespace, name, %error, "a visit failed; it is tried again"))
+}
+
+/// How urgent a visit is, as far as that can be told without a look at anything else; `None`: it is for another process to make.
+fn rank(ctx: &Context, binding: &IdTokenBinding, owner: &Owner) -> Option<Rank> {
+    let entry = ctx.memory.of(&owner.uid, ctx.fence.pass()?.term());
+    let seen = binding.status.clone().unwrap_or_default();
+    Some(Rank::of(entry.status(&seen).expiration_time, entry.attempts.is_some(), clock::now()))
 }
 
 async fn reconcile(
@@ -264,7 +298,9 @@ async fn reconcile(
     if let Some(until) = quiet_until(binding, &outcome, entry, ctx.grace, clock::now()) {
         return Ok(Action::requeue(sleep_until(clock::now(), until).max(SHORTEST)));
     }
-    status(ctx, binding, owner, wanted.as_ref().ok(), &outcome, entry).await?;
+    if !outcome.put_off {
+        status(ctx, binding, owner, wanted.as_ref().ok(), &outcome, entry).await?;
+    }
     Ok(Action::requeue(wait(&outcome, entry, ctx.grace, clock::now())))
 }
 
@@ -305,12 +341,21 @@ fn quiet_until(
     (now < until).then_some(until)
 }
 
-async fn forget_the_gone(ctx: Arc<Context>, bindings: Cache<IdTokenBinding>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(FORGET_EVERY)).await.is_some() {
-        let alive: HashSet<String> = bindings.state().iter().filter_map(|b| b.metadata.uid.clone()).collect();
-        ctx.memory.prune(&alive);
+async fn forget_the_gone(ctx: Arc<Context>, stop: CancellationToken) {
+    let mut minutes = 0_u32;
+    while stop.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
+        ctx.mints.sweep();
+        minutes = (minutes + 1) % FORGET_EVERY_MINUTES;
+        if minutes == 0 {
+            let state = ctx.bindings.state();
+            let alive: HashSet<String> = state.iter().filter_map(|b| b.metadata.uid.clone()).collect();
+            ctx.memory.prune(&alive);
+        }
     }
 }
 
 const SHORTEST: Duration = Duration::from_millis(50);
-const FORGET_EVERY: Duration = Duration::from_secs(600);
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
+const FORGET_EVERY_MINUTES: u32 = 10;
+/// Visits under way at once. Nearly all wait for Google or for the API server, which answers no faster when more ask.
+const PLACES: NonZeroUsize = NonZeroUsize::new(64).unwrap();

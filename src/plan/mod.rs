@@ -90,6 +90,12 @@ pub struct Pause {
 }
 
 impl Pause {
+    /// Of something that needs no key.
+    #[must_use]
+    pub fn until(until: Timestamp, now: Timestamp) -> Self {
+        Self { key: String::new(), noted_at: now, until }
+    }
+
     /// Whether it still holds back what has `key`.
     #[must_use]
     pub fn holds(&self, key: &str, now: Timestamp) -> bool {

@@ -65,6 +65,12 @@ impl Pace {
         }
     }
 
+    /// When it was used last.
+    #[must_use]
+    pub fn last_used(&self) -> Duration {
+        self.at
+    }
+
     fn is_held_back(&self) -> bool {
         self.rate < self.most
     }

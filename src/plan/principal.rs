@@ -65,7 +65,9 @@ impl Quota {
     #[must_use]
     pub fn of(namespace: &str, source: &Source) -> Self {
         match source {
-            Source::Impersonation { .. } | Source::SignedJwt { .. } | Source::MetadataServer => Self::Operator,
+            Source::Impersonation { .. } | Source::SignedJwt { .. } | Source::MetadataServer => {
+                Self::Operator
+            }
             _ => Self::Namespace(namespace.to_owned()),
         }
     }
@@ -135,7 +137,11 @@ mod tests {
             key("shop", &direct, None),
             TokenKey::of("shop", &wanted("https://b.example", &direct), None),
             key("shop", &json!({"impersonation": {"serviceAccount": account("d")}}), None),
-            key("shop", &json!({"impersonation": {"serviceAccount": account("c"), "delegates": [account("d")]}}), None),
+            key(
+                "shop",
+                &json!({"impersonation": {"serviceAccount": account("c"), "delegates": [account("d")]}}),
+                None,
+            ),
             key("shop", &json!({"signedJwt": {"serviceAccount": account("c")}}), None),
         ];
         for (i, one) in keys.iter().enumerate() {

@@ -1,0 +1,280 @@
+//! One mint for all bindings that need the same token, at a pace that Google bears.
+//!
+//! ```text
+//! failed lately? ─▶ is it under way, or was it made just now? ─▶ may Google be asked now? ─▶ obtain
+//! ```
+//!
+//! A token is shared by resolved principal and audience (see [`TokenKey`]), while it is fetched and for some minutes afterwards, by when all
+//! who need it have come. Whoever is given one is authorised by itself before its own write.
+
+mod table;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, sleep};
+
+use self::table::Table;
+use super::obtain::Obtained;
+use crate::{
+    api::Reason,
+    clock,
+    plan::{
+        Attempts, Pause, Problem, Retry,
+        pace::Pace,
+        principal::{Principal, Quota, TokenKey},
+        refresh::{refresh_at, retry_at, spread},
+        secret::Owner,
+        validate::Wanted,
+    },
+};
+
+/// What is known of mints: under way, made lately, failed lately; and how fast Google may be asked.
+#[derive(Debug)]
+pub(super) struct Mints {
+    flights: Table<TokenKey, tokio::sync::Mutex<Option<Landed>>>,
+    /// By namespace, so that nobody's failures hold up another tenant.
+    failures: Table<(String, Scope), Mutex<Option<Attempts>>>,
+    paces: Table<Quota, Mutex<Pace>>,
+    /// From when the paces' times are counted.
+    since: Instant,
+}
+
+/// What came of the last mint of a token. It is locked while one is under way, on purpose: whoever comes waits for that answer.
+#[derive(Debug)]
+struct Landed {
+    result: Result<Arc<Obtained>, NotObtained>,
+    begun: Instant,
+    ended: Instant,
+}
+
+/// What fails.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Scope {
+    /// The principal gets no answers, whatever it asks for.
+    Principal(Principal),
+    /// It gets no token for this audience.
+    Token(TokenKey),
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum NotObtained {
+    /// It failed, or has failed lately. `until`: when it is tried again, where that is the same for all who need it.
+    Failed { problem: Problem, until: Option<Timestamp> },
+    /// Google is not to be asked for so long.
+    Later(Duration),
+}
+
+/// Who asks, and for what.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub owner: &'a Owner,
+    pub wanted: &'a Wanted,
+    /// The state of the binding's own credential.
+    pub credential: Option<&'a str>,
+    /// Whether only a token will do that is made from now on.
+    pub forced: bool,
+    /// Whether the binding has no token, or only for a short time.
+    pub urgent: bool,
+}
+
+impl Mints {
+    pub(super) fn new() -> Self {
+        let (flights, failures, paces) = Default::default();
+        Self { flights, failures, paces, since: Instant::now() }
+    }
+
+    /// The token that is asked for: one that was made for another binding too, or what `obtain` gets.
+    pub(super) async fn get(
+        &self,
+        asked: Asked<'_>,
+        obtain: impl Future<Output = Result<Obtained, Problem>>,
+    ) -> Result<Arc<Obtained>, NotObtained> {
+        let namespace = &asked.owner.namespace;
+        let Some(key) = TokenKey::of(namespace, asked.wanted, asked.credential) else {
+            let result = self.paced(asked, obtain).await?;
+            return result.map(Arc::new).map_err(|problem| NotObtained::Failed { problem, until: None });
+        };
+        if !asked.forced {
+            self.pass_failures(asked.owner, &key, clock::now())?;
+        }
+        let came = Instant::now();
+        let flight = self.flights.of(&key);
+        let mut last = flight.lock().await;
+        if let Some(landed) = last.as_ref().filter(|landed| landed.serves(asked, came, clock::now())) {
+            return landed.result.clone();
+        }
+        let begun = Instant::now();
+        let result = self.paced(asked, obtain).await?.map(Arc::new);
+        let result = self.conclude(asked.owner, &key, result, clock::now());
+        // What one binding may not do says nothing of the others.
+        if !result.as_ref().is_err_and(NotObtained::is_personal) {
+            *last = Some(Landed { result: result.clone(), begun, ended: Instant::now() });
+        }
+        result
+    }
+
+    /// Drops what nobody needs any more, above all tokens.
+    pub(super) fn sweep(&self) {
+        let (now, elapsed) = (clock::now(), self.since.elapsed());
+        self.flights.retain(|flight| {
+            let landed = flight.try_lock();
+            landed.is_ok_and(|last| last.as_ref().is_some_and(|landed| landed.ended.elapsed() < KEPT))
+        });
+        self.failures.retain(|failure| {
+            lock(failure).as_ref().is_some_and(|failure| {
+                let forgotten = failure.pause.until.saturating_add(REMEMBERED).unwrap_or(Timestamp::MAX);
+                now < forgotten
+            })
+        });
+        // One that was not used for so long is as it was in the beginning.
+        self.paces.retain(|pace| lock(pace).last_used() + PACE_KEPT > elapsed);
+    }
+
+    /// Asks Google, once its quota allows that.
+    async fn paced(
+        &self,
+        asked: Asked<'_>,
+        obtain: impl Future<Output = Result<Obtained, Problem>>,
+    ) -> Result<Result<Obtained, Problem>, NotObtained> {
+        let quota = Quota::of(&asked.owner.namespace, &asked.wanted.source);
+        let pace = self.paces.of_or(&quota, || Mutex::new(Pace::new(most(&quota))));
+        let began = self.since.elapsed();
+        loop {
+            let now = self.since.elapsed();
+            let Err(until) = lock(&pace).take(now, asked.urgent) else { break };
+            if until.saturating_sub(began) > PATIENCE {
+                return Err(NotObtained::Later(until.saturating_sub(now)));
+            }
+            sleep(until.saturating_sub(now)).await;
+        }
+        let result = obtain.await;
+        let now = self.since.elapsed();
+        match &result {
+            Ok(_) => lock(&pace).answered(now),
+            Err(Problem { reason: Reason::QuotaExceeded, retry, .. }) => {
+                let retry_after = match retry {
+                    Retry::Transient { retry_after } => retry_after.map(Duration::from_secs),
+                    _ => None,
+                };
+                lock(&pace).refused(now, retry_after);
+            }
+            Err(_) => {}
+        }
+        Ok(result)
+    }
+
+    /// Refuses what has failed lately. When its time has come, lets one try and has the others wait for what comes of it.
+    fn pass_failures(&self, owner: &Owner, key: &TokenKey, now: Timestamp) -> Result<(), NotObtained> {
+        for scope in [Scope::Principal(key.principal.clone()), Scope::Token(key.clone())] {
+            let is_probe = matches!(scope, Scope::Principal(_));
+            let Some(failure) = self.failures.get(&(owner.namespace.clone(), scope)) else { continue };
+            let mut failure = lock(&failure);
+            let Some(Attempts { pause, problem, .. }) = failure.as_mut() else { continue };
+            if pause.holds("", now) {
+                let until = pause.until.saturating_add(spread(&owner.uid, SPREAD)).unwrap_or(Timestamp::MAX);
+                return Err(NotObtained::Failed { problem: problem.clone(), until: Some(until) });
+            }
+            if is_probe {
+                *pause = Pause::until(now.saturating_add(PROBE).unwrap_or(Timestamp::MAX), now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what came of a request.
+    fn conclude(
+        &self,
+        owner: &Owner,
+        key: &TokenKey,
+        result: Result<Arc<Obtained>, Problem>,
+        now: Timestamp,
+    ) -> Result<Arc<Obtained>, NotObtained> {
+        let of = |scope| (owner.namespace.clone(), scope);
+        let (principal, token) = (of(Scope::Principal(key.principal.clone())), of(Scope::Token(key.clone())));
+        let problem = match result {
+            Ok(token_obtained) => {
+                self.failures.remove(&principal);
+                self.failures.remove(&token);
+                return Ok(token_obtained);
+            }
+            Err(problem) => problem,
+        };
+        let scope = match problem.reason {
+            Reason::SourceUnavailable => principal,
+            _ => {
+                // It has got an answer.
+                self.failures.remove(&principal);
+                token
+            }
+        };
+        if matches!(problem.retry, Retry::OnChange | Retry::OnNewCredential) {
+            return Err(NotObtained::Failed { problem, until: None });
+        }
+        let failure = self.failures.of(&scope);
+        let mut failure = lock(&failure);
+        let failures = failure.as_ref().map_or(0, |before| before.failures).saturating_add(1);
+        let until = retry_at(now, problem.retry, failures, &owner.uid).unwrap_or(Timestamp::MAX);
+        *failure = Some(Attempts { failures, pause: Pause::until(until, now), problem: problem.clone() });
+        Err(NotObtained::Failed { problem, until: Some(until) })
+    }
+}
+
+impl Landed {
+    /// Whether it will do for somebody who came at `came`.
+    fn serves(&self, asked: Asked<'_>, came: Instant, now: Timestamp) -> bool {
+        if asked.forced {
+            return self.begun >= came;
+        }
+        let is_fresh = |token: &Arc<Obtained>| {
+            refresh_at(token.life, asked.wanted.refresh_percent, &asked.owner.uid) > now
+        };
+        // Who has waited for an answer takes the one that came.
+        self.ended >= came || self.ended.elapsed() < KEPT && self.result.as_ref().is_ok_and(is_fresh)
+    }
+}
+
+impl NotObtained {
+    /// Whether another binding that needs the same token may fare better.
+    fn is_personal(&self) -> bool {
+        match self {
+            Self::Failed { problem, .. } => matches!(
+                problem.reason,
+                Reason::NotGranted | Reason::SecretUnavailable | Reason::SelfImpersonation
+            ),
+            Self::Later(_) => true,
+        }
+    }
+}
+
+/// Requests a second to Google. Of IAM Credentials' 60,000 a minute and project half, since others may use that too; of STS's 6,000 a third.
+fn most(quota: &Quota) -> u16 {
+    match quota {
+        Quota::Operator => 500,
+        Quota::Namespace(_) => 33,
+    }
+}
+
+/// What is locked is changed in one step: a panic elsewhere can't leave half of it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a token is there for others. Bindings that share one refresh it within a twentieth of its life: three minutes of an hour.
+const KEPT: Duration = Duration::from_mins(5);
+/// How long failures in a row are remembered after the time at which another try was due.
+const REMEMBERED: SignedDuration = SignedDuration::from_mins(20);
+const PACE_KEPT: Duration = Duration::from_hours(1);
+/// How long a visit waits for the quota before others come first.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What a try that may be the first good one has, before others try too.
+const PROBE: SignedDuration = SignedDuration::from_secs(5);
+/// Over which those who wait for one try come back.
+const SPREAD: SignedDuration = SignedDuration::from_secs(5);
+
+#[cfg(test)]
+mod tests;
