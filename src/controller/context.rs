@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, mints::Mints,
-    triggers::Namespaced, turns::Turns,
+    schedule::Schedule, triggers::Namespaced, turns::Turns,
 };
 use crate::{
     api::{IdTokenBinding, IdTokenGrant, Reason},
@@ -44,6 +44,7 @@ pub(super) struct Context {
     /// Who may be visited now.
     pub turns: Turns,
     pub bindings: Cache<IdTokenBinding>,
+    pub schedule: Schedule,
     pub caches: Caches,
     /// Namespace and name of the ServiceAccount that this process acts as, once somebody asked; `None`: it acts as none.
     pub own_account: OnceCell<Option<(String, String)>>,

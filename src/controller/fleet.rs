@@ -5,9 +5,10 @@ use std::{future::ready, sync::Arc, time::Duration};
 use futures::{StreamExt as _, future::join_all};
 use kube::{
     Client,
+    core::Selector,
     runtime::{
         Controller, WatchStreamExt as _,
-        controller::{Action, Config},
+        controller::Config,
         reflector::{reflector, store},
         watcher::{self, watcher},
     },
@@ -16,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{context::Context, fence::Fence, guarded, triggers::Wake};
+use super::{context::Context, fence::Fence, triggers::Wake, visit};
 use crate::{
     api::IdTokenBinding,
     cache::{
@@ -38,10 +39,11 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// Loops over the namespaces of `scope`, until `stop`. All bindings are visited at the beginning of each term of leadership.
+    /// Loops over the bindings that `selector` selects in the namespaces of `scope`, until `stop`. All bindings are visited at the beginning of each term of leadership.
     pub(super) fn new(
         client: &Client,
         scope: &Scope,
+        selector: &Selector,
         fence: &Fence,
         refused: &Gauge,
         stop: &CancellationToken,
@@ -51,7 +53,8 @@ impl Fleet {
             let (wake, mut woken) = mpsc::unbounded_channel();
             let (store, writer) = store();
             // The controller itself pauses after a failure.
-            let bindings = reflector(writer, watcher(api(client, namespace), watcher::Config::default()));
+            let selected = watcher::Config::default().labels_from(selector);
+            let bindings = reflector(writer, watcher(api(client, namespace), selected));
             let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
             let controller = Controller::for_stream(bindings.applied_objects(), store.clone())
                 .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
@@ -79,7 +82,7 @@ impl Fleet {
             let visits = controller
                 // How many are made at once is decided by whose turn it is.
                 .with_config(Config::default().concurrency(0))
-                .run(guarded, |_, _, _| Action::requeue(AFTER_ERROR), ctx.clone())
+                .run(visit, |_, never, _| match *never {}, ctx.clone())
                 .for_each(|_| ready(()));
             health.vital("the reconcile loop", async move {
                 if stop.run_until_cancelled(filled(&needs)).await.is_some() {
@@ -100,6 +103,5 @@ impl Fleet {
     }
 }
 
-const AFTER_ERROR: Duration = Duration::from_secs(5);
 /// Together with the pause before SIGTERM, well within the 30 s that a pod has to end.
 const DRAIN: Duration = Duration::from_secs(15);

@@ -19,6 +19,7 @@ mod memory;
 mod mints;
 pub mod obtain;
 mod revoke;
+mod schedule;
 mod secrets;
 mod status;
 mod token_request;
@@ -26,12 +27,16 @@ mod triggers;
 mod turns;
 mod uninjected;
 
-use std::{collections::HashSet, num::NonZeroUsize, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet, convert::Infallible, num::NonZeroUsize, panic::AssertUnwindSafe, sync::Arc,
+    time::Duration,
+};
 
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Client, Resource as _,
+    core::Selector,
     runtime::{
         controller::Action,
         events::{Recorder, Reporter},
@@ -51,6 +56,7 @@ use self::{
     live_grants::LiveGrants,
     memory::{Entry, Memory},
     mints::Mints,
+    schedule::Schedule,
     status::status,
     triggers::Triggers,
     turns::Turns,
@@ -99,6 +105,8 @@ pub struct Parts {
 pub struct Settings {
     /// The namespaces whose bindings it serves.
     pub scope: Scope,
+    /// The labels that they must have.
+    pub selector: Selector,
     /// Grants, where they are not to be watched.
     pub grants: Option<GrantsFile>,
     /// How long a Secret stays that no grant allows any more.
@@ -119,11 +127,12 @@ pub async fn run(
     health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Settings { scope, grants, grace, election, kubernetes_service_accounts, uninjected } = settings;
+    let Settings { scope, selector, grants, grace, election, kubernetes_service_accounts, uninjected } =
+        settings;
     let (role, watched) = watch::channel(Role::Follower);
     let fence = election.as_ref().map_or_else(Fence::open, |_| Fence::of(watched));
     let refused = parts.metrics.refused_watches.clone();
-    let fleet = Fleet::new(&client, &scope, &fence, &refused, &stop);
+    let fleet = Fleet::new(&client, &scope, &selector, &fence, &refused, &stop);
     let bindings = fleet.bindings.clone();
     let triggers = Triggers {
         client: client.clone(),
@@ -156,7 +165,7 @@ pub async fn run(
         }))
     });
     let ctx = Arc::new(context(client, parts, caches, bindings.clone(), fence, grace, stop.clone()));
-    let sees_all = scope.is_all();
+    let sees_all = scope.is_all() && selector.selects_all();
     let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded });
     begin(&ctx, bindings, fills, sees_all, search, &health, &stop);
     tracing::info!("watching bindings");
@@ -179,6 +188,13 @@ fn begin(
     stop: &CancellationToken,
 ) {
     tokio::spawn(forget_the_gone(ctx.clone(), stop.clone()));
+    let (looked_at, told, end) = (ctx.clone(), health.clone(), stop.clone());
+    let filled = fills.clone();
+    let looks = async move {
+        filled.settled().await; // until then nothing is due
+        look_at_the_schedule(looked_at, told, end).await;
+    };
+    tokio::spawn(health.vital("the look at the schedule", looks));
     // Who sees a part only would tell too few.
     if sees_all {
         let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
@@ -216,6 +232,7 @@ fn context(
         mints: Mints::new(),
         turns: Turns::new(PLACES, parts.metrics.waiting_visits.clone()),
         bindings,
+        schedule: Schedule::new(),
         caches,
         own_account: OnceCell::new(),
         memory: Memory::default(),
@@ -240,21 +257,30 @@ enum Error {
     Deposed,
 }
 
+/// Makes a visit, and notes when the next one is due.
+async fn visit(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Action, Infallible> {
+    let uid = binding.metadata.uid.clone().unwrap_or_default();
+    let pause = guarded(binding, ctx.clone()).await;
+    let next = pause.as_ref().map_or(Some(AFTER_ERROR), |pause| *pause);
+    ctx.schedule.visited(&uid, next);
+    Ok(next.map_or_else(Action::await_change, Action::requeue))
+}
+
 /// Runs one visit when it is its turn, with what is remembered of its binding, if this process is the leader and as long as it is. A
 /// panic would otherwise end the whole controller with the one binding that caused it.
-async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let Some(owner) = owner(&binding) else { return Ok(Action::await_change()) };
+async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Option<Duration>, Error> {
+    let Some(owner) = owner(&binding) else { return Ok(None) };
     let Some(rank) = rank(&ctx, &binding, &owner) else {
-        return Ok(Action::requeue(RECHECK.unsigned_abs()));
+        return Ok(Some(RECHECK.unsigned_abs()));
     };
     drop(binding); // thousands may wait
     let turn = ctx.turns.turn(&owner.namespace, rank);
-    let Some(_turn) = ctx.stop.run_until_cancelled(turn).await else { return Ok(Action::await_change()) };
+    let Some(_turn) = ctx.stop.run_until_cancelled(turn).await else { return Ok(None) };
     let binding = ctx.bindings.get(&owner.namespace, &owner.name);
     let Some(binding) = binding.filter(|now| now.metadata.uid.as_ref() == Some(&owner.uid)) else {
-        return Ok(Action::await_change());
+        return Ok(None);
     };
-    let Some(pass) = ctx.fence.pass() else { return Ok(Action::requeue(RECHECK.unsigned_abs())) };
+    let Some(pass) = ctx.fence.pass() else { return Ok(Some(RECHECK.unsigned_abs())) };
     let mut entry = ctx.memory.of(&owner.uid, pass.term());
     let visit = AssertUnwindSafe(reconcile(&ctx, &binding, &owner, &mut entry)).catch_unwind();
     let visit = Box::pin(pass.protect(visit)).await;
@@ -280,7 +306,7 @@ async fn reconcile(
     binding: &IdTokenBinding,
     owner: &Owner,
     entry: &mut Entry,
-) -> Result<Action, Error> {
+) -> Result<Option<Duration>, Error> {
     let wanted = validate(binding);
     let outcome = match &wanted {
         Err(problem) => {
@@ -296,12 +322,12 @@ async fn reconcile(
     };
     entry.note_loss(outcome.not_granted_since);
     if let Some(until) = quiet_until(binding, &outcome, entry, ctx.grace, clock::now()) {
-        return Ok(Action::requeue(sleep_until(clock::now(), until).max(SHORTEST)));
+        return Ok(Some(sleep_until(clock::now(), until).max(SHORTEST)));
     }
     if !outcome.put_off {
         status(ctx, binding, owner, wanted.as_ref().ok(), &outcome, entry).await?;
     }
-    Ok(Action::requeue(wait(&outcome, entry, ctx.grace, clock::now())))
+    Ok(Some(wait(&outcome, entry, ctx.grace, clock::now())))
 }
 
 /// The binding as owner; `None` for one that is on its way out.
@@ -341,6 +367,21 @@ fn quiet_until(
     (now < until).then_some(until)
 }
 
+/// Looks whether visits are made when they are due.
+async fn look_at_the_schedule(ctx: Arc<Context>, health: Health, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        if ctx.fence.pass().is_none() {
+            ctx.schedule.forget();
+            continue;
+        }
+        let state = ctx.bindings.state();
+        let lag = ctx.schedule.look(state.iter().filter_map(|binding| binding.metadata.uid.as_deref()));
+        ctx.metrics.schedule_lag_seconds.set(i64::try_from(lag.worst.as_secs()).unwrap_or(i64::MAX));
+        health.stalled("the queue of visits", lag.stalled);
+    }
+    health.stalled("the queue of visits", None);
+}
+
 async fn forget_the_gone(ctx: Arc<Context>, stop: CancellationToken) {
     let mut minutes = 0_u32;
     while stop.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
@@ -355,6 +396,8 @@ async fn forget_the_gone(ctx: Arc<Context>, stop: CancellationToken) {
 }
 
 const SHORTEST: Duration = Duration::from_millis(50);
+const AFTER_ERROR: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 const FORGET_EVERY_MINUTES: u32 = 10;
 /// Visits under way at once. Nearly all wait for Google or for the API server, which answers no faster when more ask.

@@ -18,6 +18,8 @@ pub struct Metrics {
     pub tokens_shared: Counter,
     /// Visits of bindings that wait for their turn.
     pub waiting_visits: Gauge,
+    /// How long the visit that is most overdue has been due.
+    pub schedule_lag_seconds: Gauge,
     /// Writes of Secrets, by result.
     pub secret_writes: Family<Write, Counter>,
     /// Writes of binding statuses, by result.
@@ -84,6 +86,12 @@ impl Metrics {
             "Tokens that bindings got without a request of their own, since another one needs the same",
             tokens_shared.clone(),
         );
+        let schedule_lag_seconds = Gauge::default();
+        registry.register(
+            "schedule_lag_seconds",
+            "How long the visit that is most overdue has been due, as of the last look every 15 s",
+            schedule_lag_seconds.clone(),
+        );
         registry.register("waiting_visits", "Bindings that wait for their turn", waiting_visits.clone());
         registry.register("secret_writes", "Writes of Secrets", secret_writes.clone());
         registry.register("status_writes", "Writes of binding statuses", status_writes.clone());
@@ -106,6 +114,7 @@ impl Metrics {
             token_requests,
             tokens_shared,
             waiting_visits,
+            schedule_lag_seconds,
             secret_writes,
             status_writes,
             leader,
