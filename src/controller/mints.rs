@@ -231,7 +231,8 @@ impl Landed {
             return self.begun >= came;
         }
         let is_fresh = |token: &Arc<Obtained>| {
-            refresh_at(token.life, asked.wanted.refresh_percent, &asked.owner.uid) > now
+            token.signature_checked
+                && refresh_at(token.life, asked.wanted.refresh_percent, &asked.owner.uid) > now
         };
         // Who has waited for an answer takes the one that came.
         self.ended >= came || self.ended.elapsed() < KEPT && self.result.as_ref().is_ok_and(is_fresh)

@@ -31,7 +31,8 @@ pub struct Obtained {
     identity: String,
     token_sha256: String,
     credential: Option<String>,
-    signature_checked: bool,
+    /// False: the issuer's keys could not be had.
+    pub signature_checked: bool,
 }
 
 impl Obtained {

@@ -493,6 +493,16 @@ pub fn impersonation() -> Value {
     json!({"audience": AUDIENCE, "source": {"impersonation": {"serviceAccount": CALLER}}})
 }
 
+/// The same for an audience of its own, so that it shares its token with no other binding.
+pub fn impersonation_for(name: &str) -> Value {
+    json!({"audience": audience_of(name), "source": {"impersonation": {"serviceAccount": CALLER}}})
+}
+
+/// The audience of a binding that shares its token with no other one.
+pub fn audience_of(name: &str) -> String {
+    format!("https://{}-abc-uc.a.run.app", name.replace('.', "-"))
+}
+
 /// A binding of the operator's own identity for [`AUDIENCE`].
 pub fn metadata_server() -> Value {
     json!({"audience": AUDIENCE, "source": {"metadataServer": {}}})
