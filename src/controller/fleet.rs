@@ -1,13 +1,18 @@
 //! The loops that visit bindings: one over all namespaces, or one for each that is served.
 
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, future::join_all};
 use kube::{
-    Client,
+    Client, ResourceExt as _,
     core::Selector,
     runtime::{
-        Controller, WatchStreamExt as _,
+        Controller, PredicateConfig, WatchStreamExt as _,
         controller::Config,
         reflector::{reflector, store},
         watcher::{self, watcher},
@@ -17,7 +22,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{context::Context, fence::Fence, triggers::Wake, visit};
+use super::{
+    context::Context,
+    fence::Fence,
+    triggers::{LAST_APPLIED, Wake},
+    visit,
+};
 use crate::{
     api::IdTokenBinding,
     cache::{
@@ -54,9 +64,14 @@ impl Fleet {
             let (store, writer) = store();
             // The controller itself pauses after a failure.
             let selected = watcher::Config::default().labels_from(selector);
-            let bindings = reflector(writer, watcher(api(client, namespace), selected));
+            let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).modify(|binding| {
+                binding.managed_fields_mut().clear();
+                binding.annotations_mut().remove(LAST_APPLIED);
+            });
+            let bindings = reflector(writer, bindings);
             let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
-            let controller = Controller::for_stream(bindings.applied_objects(), store.clone())
+            let asking = bindings.applied_objects().predicate_filter(asks, PredicateConfig::default());
+            let controller = Controller::for_stream(asking, store.clone())
                 .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
                 .reconcile_all_on(fence.terms().map(drop))
                 .graceful_shutdown_on(stop.clone().cancelled_owned());
@@ -101,6 +116,14 @@ impl Fleet {
         anyhow::ensure!(stop.is_cancelled(), "the reconcile loop has ended by itself");
         Ok(())
     }
+}
+
+/// What makes a visit of a binding, where it changes. Its status is our own work, and would make one for each that was made.
+fn asks(binding: &IdTokenBinding) -> Option<u64> {
+    let meta = &binding.metadata;
+    let mut hasher = DefaultHasher::new();
+    (meta.generation, &meta.annotations, meta.deletion_timestamp.is_some()).hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 /// Together with the pause before SIGTERM, well within the 30 s that a pod has to end.

@@ -312,7 +312,7 @@ fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBindi
 /// Objects that are matched with bindings together.
 const AT_ONCE: usize = 1024;
 /// Holds whole objects, and so the data of Secrets that were applied by kubectl.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 #[cfg(test)]
 mod tests {
