@@ -47,6 +47,8 @@ pub(super) struct Mints {
 #[derive(Debug)]
 struct Landed {
     result: Result<Arc<Obtained>, NotObtained>,
+    /// Whether it was urgent for who asked.
+    urgent: bool,
     begun: Instant,
     ended: Instant,
 }
@@ -109,11 +111,14 @@ impl Mints {
             return landed.result.clone();
         }
         let begun = Instant::now();
-        let result = self.paced(asked, obtain).await?.map(Arc::new);
-        let result = self.conclude(asked.owner, &key, result, clock::now());
+        let result = match self.paced(asked, obtain).await {
+            Ok(result) => self.conclude(asked.owner, &key, result.map(Arc::new), clock::now()),
+            Err(later) => Err(later),
+        };
         // What one binding may not do says nothing of the others.
         if !result.as_ref().is_err_and(NotObtained::is_personal) {
-            *last = Some(Landed { result: result.clone(), begun, ended: Instant::now() });
+            let (result, urgent) = (result.clone(), asked.urgent);
+            *last = Some(Landed { result, urgent, begun, ended: Instant::now() });
         }
         result
     }
@@ -170,7 +175,7 @@ impl Mints {
 
     /// Refuses what has failed lately. When its time has come, lets one try and has the others wait for what comes of it.
     fn pass_failures(&self, owner: &Owner, key: &TokenKey, now: Timestamp) -> Result<(), NotObtained> {
-        for scope in [Scope::Principal(key.principal.clone()), Scope::Token(key.clone())] {
+        for scope in [Scope::Token(key.clone()), Scope::Principal(key.principal.clone())] {
             let is_probe = matches!(scope, Scope::Principal(_));
             let Some(failure) = self.failures.get(&(owner.namespace.clone(), scope)) else { continue };
             let mut failure = lock(&failure);
@@ -234,6 +239,9 @@ impl Landed {
             token.signature_checked
                 && refresh_at(token.life, asked.wanted.refresh_percent, &asked.owner.uid) > now
         };
+        if matches!(self.result, Err(NotObtained::Later(_))) && asked.urgent && !self.urgent {
+            return false;
+        }
         // Who has waited for an answer takes the one that came.
         self.ended >= came || self.ended.elapsed() < KEPT && self.result.as_ref().is_ok_and(is_fresh)
     }
@@ -247,7 +255,7 @@ impl NotObtained {
                 problem.reason,
                 Reason::NotGranted | Reason::SecretUnavailable | Reason::SelfImpersonation
             ),
-            Self::Later(_) => true,
+            Self::Later(_) => false,
         }
     }
 }

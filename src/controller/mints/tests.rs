@@ -216,3 +216,22 @@ async fn as_long_as_the_quota_is_used_up_google_is_not_asked() {
     advance(Duration::from_secs(30)).await;
     assert_eq!(text(mints.get(two.asked(), source.token()).await), "token 3");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_needs_a_token_that_is_put_off_is_put_off_with_it_unless_that_is_more_urgent() {
+    let (mints, source) = (Mints::new(), Source::default());
+    let retry = Retry::Transient { retry_after: Some(30) };
+    let quota = Problem { reason: Reason::QuotaExceeded, message: "HTTP 429".to_owned(), retry };
+    let other = Binding::impersonating("shop", "other", "other");
+    failed(mints.get(other.asked(), source.fails(&quota)).await);
+    let bindings: Vec<_> = (0..20).map(|i| Binding::impersonating("shop", &i.to_string(), "a")).collect();
+    let idle = bindings.iter().map(|b| Asked { urgent: false, ..b.asked() });
+    let waits = async |asked| match mints.get(asked, source.token()).await {
+        Err(NotObtained::Later(wait)) => wait,
+        other => panic!("{other:?}"),
+    };
+    let all = join_all(idle.map(waits)).await;
+    assert!(all.iter().all(|wait| *wait == all[0]), "one place in line for all of them: {all:?}");
+    assert!(waits(bindings[0].asked()).await > all[0], "a place of its own");
+    assert_eq!(source.count(), 1);
+}
