@@ -185,18 +185,13 @@ async fn faults_of_the_operators_own_access_token_are_told_too() {
         println!("{endpoint:?} {fault:?}");
         world.google.set_fault(endpoint, fault);
         let name = format!("{endpoint:?}-{reason}-{}", text.len()).to_lowercase();
-        world.bind(&name, &impersonation()).await;
-        // At first it is told what the identity met for the binding before.
-        let api = world.bindings();
-        let told = xtask::process::wait_for(text, common::SOON, || async {
-            let failed = api.get(&name).await?;
-            let ready = format!("Ready=False/{reason}");
-            anyhow::ensure!(
-                common::conditions(&failed).contains(&ready) && message(&failed, "Ready") == text
-            );
-            Ok(())
-        });
-        told.await.unwrap();
+        // Forced: else it would be told what the same identity met for the binding before.
+        let mut forced = common::binding("shop", &name, &impersonation());
+        let requested = ("idtoken.dev/refresh-requested-at".to_owned(), "now".to_owned());
+        forced.metadata.annotations = Some([requested].into());
+        world.bindings().create(&kube::api::PostParams::default(), &forced).await.unwrap();
+        let failed = world.wait_condition(&name, &format!("Ready=False/{reason}")).await;
+        assert_eq!(message(&failed, "Ready"), text);
         assert_eq!(world.google.minted(Endpoint::GenerateIdToken), 0);
         world.bindings().delete(&name, &kube::api::DeleteParams::default()).await.unwrap();
         world.google.clear_faults();
