@@ -6,7 +6,7 @@
 mod common;
 
 use common::{OPERATOR_NAMESPACE, SOON, World, google_options, pods, refusals};
-use idtoken_operator::plan::inject::inject;
+use idtoken_operator::plan::inject::{Pod, inject};
 use serde_json::{Value, json};
 use xtask::{cluster::ClusterOptions, process::wait_for};
 
@@ -68,7 +68,7 @@ async fn pods_of_every_kind_get_what_the_webhook_would_give_them() {
         pod["metadata"].as_object_mut().unwrap().remove("namespace");
         let pod = whole(&pod);
         let created = create(&world, "shop", &pod).await;
-        match inject(&pod, &|_| None, "2026-11-22T12:00:00Z".parse().unwrap()) {
+        match inject(&Pod::of(&pod), &|_| None, "2026-11-22T12:00:00Z".parse().unwrap()) {
             Ok(injection) => {
                 let patch = serde_json::to_value(&injection.patch).unwrap();
                 // Also where the API server has something against it.

@@ -61,7 +61,7 @@ pub fn complaint(pod: &Pod) -> Option<String> {
     }
     let value = serde_json::to_value(pod).ok()?;
     let mend = mend(&pod.metadata);
-    match inject::request(&value) {
+    match inject::request(&inject::Pod::of(&value)) {
         Ok(None) => None,
         Ok(Some(request)) => {
             let missing = missing(&value, &request)?;

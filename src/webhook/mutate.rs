@@ -114,7 +114,7 @@ impl<L: BindingLookup> Webhook<L> {
         Ok(Json(self.answer(&request, decided)))
     }
 
-    async fn decide(&self, request: &Request) -> Result<Injection, NotAllowed> {
+    async fn decide(&self, request: &Request<'_>) -> Result<Injection, NotAllowed> {
         let pod = &request.object;
         let names = inject::request(pod)?.map(|request| request.bindings).unwrap_or_default();
         let bindings = self.bindings(&request.namespace, names).await?;
@@ -137,7 +137,7 @@ impl<L: BindingLookup> Webhook<L> {
         Ok(found?.into_iter().flatten().collect())
     }
 
-    fn answer(&self, request: &Request, decided: Result<Injection, NotAllowed>) -> Answer {
+    fn answer(&self, request: &Request<'_>, decided: Result<Injection, NotAllowed>) -> Answer {
         let Request { uid, namespace, name, .. } = request;
         match decided {
             Ok(injection) => {

@@ -3,14 +3,13 @@
 //! Not kube's types: those write the patch as an array of numbers, and read the object into fields that they know.
 use base64::{display::Base64Display, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
-use serde_json::Value;
 
-use crate::plan::inject::{Injection, PatchOp, excerpt};
+use crate::plan::inject::{Injection, PatchOp, Pod};
 
 /// What the API server asks.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Request {
+pub struct Request<'a> {
     /// Echoed in the answer.
     pub uid: String,
     /// The object's namespace. (The object itself need not say on creation.)
@@ -29,8 +28,8 @@ pub struct Request {
     #[serde(default)]
     pub sub_resource: String,
     /// What is looked at of the object.
-    #[serde(default, deserialize_with = "excerpt")]
-    pub object: Value,
+    #[serde(borrow, default)]
+    pub object: Pod<'a>,
 }
 
 /// A kind of object.
@@ -61,10 +60,10 @@ pub enum ReviewError {
     Empty,
 }
 
-impl Request {
+impl<'a> Request<'a> {
     /// Reads the body of a call.
-    pub fn parse(body: &[u8]) -> Result<Self, ReviewError> {
-        let review: Review = serde_json::from_slice(body)?;
+    pub fn parse(body: &'a [u8]) -> Result<Self, ReviewError> {
+        let review: Review<'_> = serde_json::from_slice(body)?;
         if review.api_version != API_VERSION || review.kind != KIND {
             return Err(ReviewError::Version(format!("{:?} {:?}", review.api_version, review.kind)));
         }
@@ -157,12 +156,13 @@ fn in_base64<S: Serializer>(patch: &[PatchOp], serializer: S) -> Result<S::Ok, S
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Review {
+struct Review<'a> {
     #[serde(default)]
     api_version: String,
     #[serde(default)]
     kind: String,
-    request: Option<Request>,
+    #[serde(borrow)]
+    request: Option<Request<'a>>,
 }
 
 const API_VERSION: &str = "admission.k8s.io/v1";

@@ -3,7 +3,7 @@
 
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic, unreachable_pub)]
 
-use idtoken_operator::plan::inject::{BindingFacts, Injection, excerpt, inject};
+use idtoken_operator::plan::inject::{BindingFacts, Injection, Pod, inject};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -23,10 +23,7 @@ pub fn checked(
     facts: &dyn Fn(&str) -> Option<BindingFacts>,
     now: Timestamp,
 ) -> Result<Value, String> {
-    let decided = inject(pod, facts, now);
-    let of_excerpt = inject(&excerpt(pod).unwrap(), facts, now);
-    assert_eq!(of_excerpt, decided, "not all that is looked at is in the excerpt of {pod}");
-    let injection = match decided {
+    let injection = match inject(&Pod::of(pod), facts, now) {
         Ok(injection) => injection,
         Err(refusal) => {
             let words = refusal.to_string();
@@ -38,7 +35,8 @@ pub fn checked(
     warnings_are_short(&injection.warnings);
     let patch = serde_json::to_value(&injection.patch).unwrap();
     let patched = patched(pod, &patch);
-    let again = inject(&patched, facts, now).unwrap_or_else(|refusal| panic!("{refusal}: {patched}"));
+    let again =
+        inject(&Pod::of(&patched), facts, now).unwrap_or_else(|refusal| panic!("{refusal}: {patched}"));
     assert_eq!(
         again,
         Injection { patch: vec![], warnings: injection.warnings },

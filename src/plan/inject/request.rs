@@ -2,22 +2,21 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use serde_json::Value;
 
-use super::shorten;
+use super::{pod::Pod, shorten};
 use crate::plan::names::is_dns_subdomain;
 
-/// What a pod asks for: checked, and with every default filled in.
+/// What a pod asks for: checked, and with every default filled in. Its JSON goes into the hash of `idtoken.dev/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Request {
     /// Names of bindings: at least one, each a DNS subdomain, none twice.
     pub bindings: Vec<String>,
     /// The containers that get the mount; `None` means all.
     pub containers: Option<Vec<String>>,
-    /// The directory of the mount: absolute, without a slash at the end.
-    pub mount_path: String,
     /// Permissions of the token files.
     pub file_mode: u32,
+    /// The directory of the mount: absolute, without a slash at the end.
+    pub mount_path: String,
     /// Whether the pod may start before its tokens exist.
     pub optional: bool,
 }
@@ -48,7 +47,7 @@ impl Refusal {
 }
 
 /// Parses the pod's annotations. `None` when it asks for nothing, or is a mirror pod.
-pub fn request(pod: &Value) -> Result<Option<Request>, Refusal> {
+pub fn request(pod: &Pod<'_>) -> Result<Option<Request>, Refusal> {
     if is_mirror(pod) {
         return Ok(None);
     }
@@ -66,19 +65,17 @@ pub fn request(pod: &Value) -> Result<Option<Request>, Refusal> {
 }
 
 /// One warning for each annotation under our prefix that has no meaning.
-pub(super) fn unknown_keys(pod: &Value) -> Vec<String> {
-    let Some(annotations) = annotations(pod).filter(|_| !is_mirror(pod)) else {
+pub(super) fn unknown_keys(pod: &Pod<'_>) -> Vec<String> {
+    if is_mirror(pod) {
         return Vec::new();
+    }
+    let is_known = |key: &str| {
+        key.strip_prefix(PREFIX).is_none_or(|key| KNOWN.contains(&key) || UNSUPPORTED.contains(&key))
     };
-    let known = |key: &str| KNOWN.contains(&key) || UNSUPPORTED.contains(&key);
-    annotations
-        .keys()
-        .filter_map(|key| key.strip_prefix(PREFIX))
-        .filter(|key| !known(key))
-        .map(|key| {
-            format!("annotation {:?} is not known and has no effect", shorten(&format!("{PREFIX}{key}"), 75))
-        })
-        .collect()
+    let unknown: BTreeSet<&str> =
+        pod.annotations().map(|(key, _)| key).filter(|key| !is_known(key)).collect();
+    let warning = |key: &str| format!("annotation {:?} is not known and has no effect", shorten(key, 75));
+    unknown.into_iter().map(warning).collect()
 }
 
 /// The variable that names the file of `binding`.
@@ -91,23 +88,22 @@ pub(super) fn file_variable(binding: &str) -> String {
 }
 
 /// The static pods that kubelet shows to the API server: they run whatever the API server says.
-fn is_mirror(pod: &Value) -> bool {
-    annotations(pod).is_some_and(|found| found.contains_key("kubernetes.io/config.mirror"))
+fn is_mirror(pod: &Pod<'_>) -> bool {
+    pod.annotations().any(|(key, _)| key == "kubernetes.io/config.mirror")
 }
 
-fn annotations(pod: &Value) -> Option<&serde_json::Map<String, Value>> {
-    pod["metadata"]["annotations"].as_object()
+/// The value of the annotation `idtoken.dev/KEY`, as it stands there.
+pub(super) fn ours<'a>(pod: &'a Pod<'_>, key: &str) -> Option<&'a str> {
+    pod.annotations().find(|(name, _)| name.strip_prefix(PREFIX) == Some(key))?.1.get()
 }
 
-/// The value of one of our annotations, without blanks around it. A blank value is the same as none.
-fn annotation<'a>(pod: &'a Value, key: &str) -> Option<&'a str> {
-    let (_, value) = annotations(pod)?.iter().find(|(name, _)| name.strip_prefix(PREFIX) == Some(key))?;
-    let value = value.as_str()?.trim();
-    (!value.is_empty()).then_some(value)
+/// The same without blanks around it. A blank value is the same as none.
+fn annotation<'a>(pod: &'a Pod<'_>, key: &str) -> Option<&'a str> {
+    ours(pod, key).map(str::trim).filter(|value| !value.is_empty())
 }
 
 /// Refused rather than ignored: a pod that counts on its guard must not run without it.
-fn unsupported(pod: &Value, key: &str) -> Result<(), Refusal> {
+fn unsupported(pod: &Pod<'_>, key: &str) -> Result<(), Refusal> {
     match annotation(pod, key) {
         None => Ok(()),
         Some("false") if key == AGENT => Ok(()), // the only one of them that is a yes or no
@@ -198,7 +194,7 @@ fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
         .map_err(|_| Refusal::new(key, value, "is neither true nor false", "write \"true\" or \"false\""))
 }
 
-pub(super) const PREFIX: &str = "idtoken.dev/";
+const PREFIX: &str = "idtoken.dev/";
 pub(super) const INJECT: &str = "inject";
 pub(super) const CONTAINERS: &str = "containers";
 const MOUNT_PATH: &str = "mount-path";
