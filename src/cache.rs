@@ -21,6 +21,12 @@ impl Scope {
         Self(namespaces.into_iter().filter(|name| !name.is_empty()).collect())
     }
 
+    /// Whether all of the cluster is looked at.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether `namespace` is looked at.
     #[must_use]
     pub fn contains(&self, namespace: &str) -> bool {
@@ -131,7 +137,7 @@ mod tests {
     #[test]
     fn no_name_means_all() {
         for all in [scope(&[]), scope(&[""])] {
-            assert!(all.contains("shop"));
+            assert!(all.contains("shop") && all.is_all());
             let parts = all.each(|name| name.map(str::to_owned));
             assert_eq!(parts.iter().collect::<Vec<_>>(), [&None]);
             assert_eq!(parts.of("shop"), Some(&None));
@@ -141,7 +147,7 @@ mod tests {
     #[test]
     fn each_name_has_its_own_part_once_and_others_have_none() {
         let some = scope(&["shop", "bank", "shop"]);
-        assert!(some.contains("shop") && !some.contains("shops"));
+        assert!(some.contains("shop") && !some.contains("shops") && !some.is_all());
         let parts = some.each(|name| name.map(str::to_owned)).map(Option::unwrap_or_default);
         assert_eq!(parts.iter().collect::<Vec<_>>(), ["bank", "shop"]);
         assert_eq!(parts.of("shop").map(String::as_str), Some("shop"));

@@ -185,11 +185,78 @@ async fn a_grant_that_comes_back_within_the_grace_disturbs_nobody() {
     let elsewhere = json!({"spec": {"audience": "https://carts.a.run.app"}});
     world.bindings().patch("orders", &PatchParams::default(), &Patch::Merge(elsewhere)).await.unwrap();
     let refused = world.wait_condition("orders", "Ready=False/NotGranted").await;
-    assert!(since(&refused).is_some());
-    assert_eq!(what(&world.secret_of("orders").await), what(&before), "what was allowed stays for the grace");
+    assert_eq!(since(&refused), None, "what stands in the Secret is allowed");
+    assert_eq!(what(&world.secret_of("orders").await), what(&before));
     let back = json!({"spec": {"audience": AUDIENCE}});
     world.bindings().patch("orders", &PatchParams::default(), &Patch::Merge(back)).await.unwrap();
     undisturbed("it asked for something else, and did not any more").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn what_a_secret_holds_decides_and_not_what_its_binding_asks_for_by_then() {
+    let world = world("2s").await;
+    ready(&world, &["orders", "kept", "broken"]).await;
+    let edit = async |name: &str, spec: Value| {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        world.bindings().patch(name, &PatchParams::default(), &patch).await.unwrap();
+    };
+    // It asks for what is not granted; what it has is.
+    let before = world.secret_of("kept").await;
+    edit("kept", json!({"audience": "https://evil.example.com"})).await;
+    let refused = world.wait_condition("kept", "Ready=False/NotGranted").await;
+    assert_eq!(since(&refused), None);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.request_refresh("kept").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(what(&world.secret_of("kept").await), what(&before), "the grace is over, and has never begun");
+
+    // It asks for what needs no grant, and can't be had; what it has is granted no longer.
+    let finalizer = json!({"metadata": {"finalizers": ["example.com/backup"]}});
+    patch_secret(&world, "broken-idtoken", finalizer).await;
+    revoke(&world).await;
+    let key =
+        json!({"impersonation": null, "serviceAccountKey": {"secretRef": {"name": "none", "key": "none"}}});
+    for name in ["orders", "broken"] {
+        edit(name, json!({"source": key})).await;
+    }
+    wait_gone(&world, "orders-idtoken").await;
+    wait_gone(&world, "kept-idtoken").await;
+    world.wait_condition("orders", "Ready=False/CredentialsNotFound").await;
+
+    // One that is held up counts as gone, and says so.
+    let told = wait_for("the finalizer to be named", SOON, || async {
+        let broken = world.bindings().get("broken").await?;
+        anyhow::ensure!(message(&broken, "Ready").contains("example.com/backup"), "not yet");
+        Ok(broken)
+    });
+    let held = told.await.unwrap();
+    assert!(conditions(&held).contains(&"Ready=False/CredentialsNotFound".to_owned()));
+    assert!(world.secret_of("broken").await.metadata.deletion_timestamp.is_some());
+    let metrics = world.metrics().await;
+    assert!(metrics.contains("idtoken_secret_writes_total{result=\"removed\"} 2\n"), "{metrics}");
+    patch_secret(&world, "broken-idtoken", json!({"metadata": {"finalizers": null}})).await;
+    wait_gone(&world, "broken-idtoken").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn a_grant_that_is_deleted_and_made_again_at_once_is_no_news() {
+    let world = world("2m").await;
+    ready(&world, &["orders"]).await;
+    let before = world.bindings().get("orders").await.unwrap().metadata.resource_version;
+    revoke(&world).await;
+    // Longer than it takes to be noticed.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    give(&world).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let after = world.bindings().get("orders").await.unwrap();
+    assert_eq!(after.metadata.resource_version, before, "no status was written");
+    let events =
+        Api::<Event>::namespaced(world.client.clone(), "shop").list(&ListParams::default()).await.unwrap();
+    assert!(events.items.iter().all(|event| event.reason.as_deref() != Some("NotGranted")));
     world.end().await;
 }
 

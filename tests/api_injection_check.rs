@@ -104,7 +104,21 @@ async fn it_lets_pods_pass_that_a_policy_has_changed() {
         anyhow::ensure!(ok && printed.contains("mountPath"), "{printed}");
         Ok(printed)
     });
-    assert!(!created.await.unwrap().contains("Warning"));
+    created.await.unwrap();
+    // Where nothing is mounted into the one container that is meant, the check has something to say: it is in force.
+    let mut taken = asking("taken");
+    taken["spec"]["volumes"] = json!([{"name": "own", "emptyDir": {}}]);
+    taken["spec"]["containers"][0]["volumeMounts"] =
+        json!([{"name": "own", "mountPath": "/var/run/secrets/idtoken.dev"}]);
+    wait_for("the check to refuse", SOON, || async {
+        let (ok, printed) = dry_run(&world, &taken);
+        anyhow::ensure!(!ok && printed.contains("none of the containers that are meant mounts"), "{printed}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let (ok, printed) = dry_run(&world, &asking("asks"));
+    assert!(ok && printed.contains("mountPath") && !printed.contains("Warning"), "{printed}");
     world.end().await;
 }
 

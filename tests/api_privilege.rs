@@ -8,14 +8,13 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{
-    AUDIENCE, OPERATOR_NAMESPACE, SOON, World, audit::Audit, binding, claims, conditions, google_options,
+    AUDIENCE, OPERATOR_NAMESPACE, SOON, World,
+    attempt::{Attempt, client, post},
+    audit::Audit,
+    binding, claims, conditions, google_options,
 };
 use idtoken_operator::api::IdTokenBinding;
-use kube::{
-    Api, Client, Config,
-    api::PostParams,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Api, Client, api::PostParams};
 use serde_json::{Value, json};
 use xtask::{
     cluster::ClusterOptions,
@@ -47,6 +46,32 @@ async fn the_controller_makes_tokens_for_workload_identity_pools_only() {
         (&json!(["p.svc.id.goog"]), &json!("system:serviceaccount:shop:app"))
     );
     assert_free_without(&world, &controller, policy, &attempts).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn the_tokens_of_the_operators_own_pods_live_an_hour() {
+    let world = start(&[]).await;
+    let rendered = world.render(&[]);
+    let pods = rendered.iter().filter(|object| object["kind"] == "Deployment");
+    let mounted: Vec<_> =
+        pods.map(|o| &o["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"][0]).collect();
+    let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}});
+    assert_eq!(mounted, [&token, &token]);
+    let spec = json!({"serviceAccountName": "app", "containers": [{"name": "app", "image": "app"}]});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app", "namespace": "shop"}, "spec": spec});
+    world.apply(&[account("app"), pod]);
+    let life = async |seconds: u64| {
+        let of = json!({"kind": "Pod", "apiVersion": "v1", "name": "app"});
+        let body = json!({"spec": {"audiences": [], "expirationSeconds": seconds, "boundObjectRef": of}});
+        let asked = post("/api/v1/namespaces/shop/serviceaccounts/app/token", body, "");
+        let made = claims(asked.by(&world.client).await.unwrap()["status"]["token"].as_str().unwrap());
+        made["exp"].as_u64().unwrap() - made["iat"].as_u64().unwrap()
+    };
+    assert_eq!(life(3600).await, 3600);
+    // What Kubernetes mounts by itself is taken for a year.
+    assert_eq!(life(3607).await, 31_536_000);
     world.end().await;
 }
 
@@ -315,40 +340,6 @@ async fn tokens_are_made_only_of_accounts_that_bindings_of_their_namespace_name(
     world.end().await;
 }
 
-/// A call of the API, and what is said to it; `""`: it is allowed.
-struct Attempt {
-    method: &'static str,
-    path: String,
-    body: Value,
-    refusal: String,
-}
-
-impl Attempt {
-    fn new(method: &'static str, path: &str, body: Value, refusal: &str) -> Self {
-        Self { method, path: path.to_owned(), body, refusal: refusal.to_owned() }
-    }
-
-    async fn by(&self, client: &Client) -> Result<Value, String> {
-        let content =
-            if self.method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let body = if self.body.is_null() { Vec::new() } else { serde_json::to_vec(&self.body).unwrap() };
-        let request = http::Request::builder().method(self.method).uri(&self.path);
-        match client.request::<Value>(request.header("content-type", content).body(body).unwrap()).await {
-            Ok(answer) => Ok(answer),
-            Err(kube::Error::Api(status)) => Err(status.message.clone()),
-            Err(error) => panic!("{} {}: {error}", self.method, self.path),
-        }
-    }
-
-    fn about(&self) -> String {
-        format!("{} {} {}", self.method, self.path, self.body)
-    }
-}
-
-fn post(path: &str, body: Value, refusal: &str) -> Attempt {
-    Attempt::new("POST", path, body, refusal)
-}
-
 /// Asserts what becomes of each attempt, and that nobody else is bound.
 async fn assert_bound(world: &World, bound: &Client, policy: &str, attempts: &[Attempt]) {
     wait_for("the policy to be heeded", SOON, || async {
@@ -391,13 +382,6 @@ async fn start(values: &[&str]) -> World {
         "subjects": [{"apiGroup": group, "kind": "Group", "name": "system:serviceaccounts:idtoken-system"}],
     })]);
     world
-}
-
-async fn client(world: &World, account: &str) -> Client {
-    let file = world.cluster.kubeconfig_for_service_account(OPERATOR_NAMESPACE, account).await.unwrap();
-    let file = Kubeconfig::read_from(file).unwrap();
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
-    Client::try_from(config).unwrap()
 }
 
 fn named(namespace: &str, name: &str) -> String {

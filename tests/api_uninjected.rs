@@ -28,8 +28,9 @@ async fn pods_from_while_the_webhook_was_down_are_reported_until_they_are_made_a
     create(&world, "shop", &pod("web-2", "orders", "web-7d9f")).await;
     world.start_controller().await;
     uninjected(&world, 2).await;
-    let note = "asks for the tokens of IdTokenBindings orders, but has no volume \"idtoken\" with the token of orders: it was created while \
-                nothing injected. When injection is at work: kubectl -n shop rollout restart deployment/web";
+    let note = "asks for the tokens of IdTokenBindings orders, but has no volume \"idtoken\" with the token of orders. Nothing injected when \
+                it was created, or that was taken away again, or the annotation came later than the pod (it belongs in the template). \
+                When injection is at work: kubectl -n shop rollout restart deployment/web";
     let events = events(&world, "InjectionSkipped", 3).await;
     let about = |kind: &str, name: &str| {
         let of = events.iter().filter(|event| {
@@ -108,11 +109,35 @@ async fn only_the_leader_looks_and_the_next_one_finds_the_same() {
         events(&world, "InjectionSkipped", 2).await.iter().map(|e| e.note.clone().unwrap()).collect();
     assert!(
         notes.iter().any(|note| note.starts_with(
-            "asks for tokens in a way that is refused, but was created while nothing looked at it: annotation idtoken.dev/inject: \"a,,b\" \
-             contains an empty name;"
+            "asks for tokens in a way that is refused, but nothing looked at it when it was created, or the annotation came later: \
+             annotation idtoken.dev/inject: \"a,,b\" contains an empty name;"
         )),
         "{notes:#?}"
     );
+    world.end().await;
+}
+
+/// Anybody can write the mark of what injects: in a template that was copied from a pod, and to silence a report.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn a_mark_that_is_false_is_not_believed() {
+    let mut world = world().await;
+    world.start_controller().await;
+    for name in ["web-1", "web-2"] {
+        let mut copied = pod(name, "orders", "web-7d9f");
+        copied["metadata"]["annotations"]["idtoken.dev/status"] =
+            json!(r#"{"injector":"webhook","version":"0.1.0"}"#);
+        create(&world, "shop", &copied).await;
+    }
+    create(&world, "shop", &pod("bare", "orders", "bare")).await;
+    uninjected(&world, 3).await;
+    let (ok, text) = world.kubectl(&["-n", "shop", "annotate", "pod", "bare", "idtoken.dev/status={}"], None);
+    assert!(ok, "{text}");
+    // By the time that this one is found the mark was seen.
+    create(&world, "shop", &pod("last", "orders", "last")).await;
+    uninjected(&world, 4).await;
+    assert_eq!(events(&world, "InjectionSkipped", 7).await.len(), 7, "four pods and three owners");
+    assert_eq!(events(&world, "Injected", 0).await.len(), 0);
     world.end().await;
 }
 

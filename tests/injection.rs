@@ -63,10 +63,10 @@ fn the_random_pods_reach_every_kind_of_answer() {
         let prefix = format!("annotation idtoken.dev/{key}: ");
         assert!(refused.iter().any(|words| words.starts_with(&prefix)), "none is refused for {key}");
     }
-    let hostile = pods::sample(&pods::hostile(), 1, 400);
+    let hostile = pods::sample(&pods::hostile(), 1, 100);
     let injected =
         hostile.iter().filter(|pod| checked(pod, &facts, noon()).is_ok_and(|patched| patched != **pod));
-    assert!(injected.count() > 50);
+    assert!(injected.count() > 10);
 }
 
 /// Whoever may create pods may write one of megabytes: neither time nor memory may be his to take.

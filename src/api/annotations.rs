@@ -21,6 +21,9 @@ pub const IDENTITY: &str = "idtoken.dev/identity";
 /// On our Secret: lower-case hex SHA-256 over everything that decides which token and which keys belong in it.
 pub const SPEC_HASH: &str = "idtoken.dev/spec-hash";
 
+/// On our Secret: which use of the operator's identity a grant had to allow for the token in it, as JSON; absent: none.
+pub const GRANTED: &str = "idtoken.dev/granted";
+
 /// On our Secret: lower-case hex SHA-256 of the raw token in it.
 pub const TOKEN_SHA256: &str = "idtoken.dev/token-sha256";
 

@@ -1,12 +1,14 @@
 //! How far watches have come in filling caches. What is not allowed to be read in one namespace keeps no other one waiting.
 
+use std::time::Duration;
+
 use futures::{
     Stream, StreamExt as _,
     future::{join_all, select_all},
 };
 use kube::runtime::watcher::{self, Event};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// How far a watch has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +23,10 @@ enum Fill {
 
 /// How far a watch has come, for any number that wait for it.
 #[derive(Clone, Debug)]
-pub struct Progress(watch::Receiver<Fill>);
+pub struct Progress {
+    fill: watch::Receiver<Fill>,
+    heard: watch::Receiver<Option<Instant>>,
+}
 
 /// Passes `events` on, and follows them: logs each failure, a refusal once, and counts in `refused` the watches that are
 /// refused now. `what` is watched in `namespace`, or in all of them.
@@ -34,21 +39,24 @@ pub fn follow<K, S>(
 where
     S: Stream<Item = watcher::Result<Event<K>>>,
 {
-    let (fill, progress) = watch::channel(Fill::Pending);
+    let (fill, filling) = watch::channel(Fill::Pending);
+    let (hear, heard) = watch::channel(None);
     let mut follower = Follower {
         what,
         namespace: namespace.map(str::to_owned),
         fill,
+        heard: hear,
         refused: refused.clone(),
         told: false,
     };
-    (events.inspect(move |event| follower.see(event)), Progress(progress))
+    (events.inspect(move |event| follower.see(event)), Progress { fill: filling, heard })
 }
 
 struct Follower {
     what: &'static str,
     namespace: Option<String>,
     fill: watch::Sender<Fill>,
+    heard: watch::Sender<Option<Instant>>,
     refused: Gauge,
     /// Whether this is refused now, and was logged.
     told: bool,
@@ -96,6 +104,7 @@ impl Follower {
     }
 
     fn allowed(&mut self) {
+        self.heard.send_replace(Some(Instant::now()));
         if std::mem::replace(&mut self.told, false) {
             self.refused.dec();
             tracing::info!(namespace = self.namespace, "{} is allowed again", self.what);
@@ -114,8 +123,15 @@ impl Progress {
         self.reached(|fill| fill != Fill::Pending).await == Fill::Filled
     }
 
+    /// Whether something came through it within `time`. If not, it may be that nothing happened, or that the watch is refused or
+    /// deaf: no sign of it tells them apart.
+    #[must_use]
+    pub fn heard_within(&self, time: Duration) -> bool {
+        self.heard.borrow().is_some_and(|at| at.elapsed() <= time)
+    }
+
     async fn reached(&self, goal: impl Fn(Fill) -> bool) -> Fill {
-        let mut progress = self.0.clone();
+        let mut progress = self.fill.clone();
         let reached = progress.wait_for(|fill| goal(*fill)).await.map(|fill| *fill);
         match reached {
             Ok(fill) => fill,
@@ -203,6 +219,25 @@ mod tests {
 
     fn is_over(work: impl Future<Output = ()>) -> bool {
         work.now_or_never().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_heard_of_for_long_may_be_deaf() {
+        let minute = Duration::from_secs(60);
+        let gauge = Gauge::default();
+        let (events, mut drive, progress) = watch(&gauge);
+        assert!(!progress.heard_within(minute), "nothing came yet");
+        let mut hear = |event| {
+            events.unbounded_send(event).unwrap();
+            drive();
+            progress.heard_within(minute)
+        };
+        assert!(!hear(Ok(Event::Init)) && hear(Ok(Event::InitDone)));
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(hear(failure(403)));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!hear(failure(403)), "a refusal is no sign of life");
+        assert!(hear(Ok(Event::Apply(ConfigMap::default()))));
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub(super) struct Args {
     #[arg(long, env = "IDTOKEN_OPERATOR_GRANTS_FILE", value_name = "FILE")]
     grants_file: Option<PathBuf>,
     /// How long a Secret stays that no grant allows any more, so that a grant can be replaced without disturbing anybody: 2m, 90s, 1h;
-    /// 0s removes it at once
+    /// 0s removes it at once. With --grants-file keep it above the time that a mounted ConfigMap takes to reach every node, some 2m: a
+    /// replica whose file is older would take Secrets that the newer one allows
     #[arg(long, env = "IDTOKEN_OPERATOR_GRANT_GRACE", value_name = "TIME", default_value = "2m", value_parser = grace)]
     grant_grace: SignedDuration,
     /// Serve bindings whose source is a Kubernetes ServiceAccount. Needs the right to watch ServiceAccounts and to make tokens for them

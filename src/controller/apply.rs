@@ -4,17 +4,24 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    context::Context, credentials::InCluster, memory::Entry, obtain::obtain, revoke::revoke, secrets,
+    context::Context,
+    credentials::InCluster,
+    memory::Entry,
+    obtain::obtain,
+    revoke::{Revoked, revoke},
+    secrets,
     status::status,
 };
 use crate::{
-    api::{IdTokenBinding, IdTokenBindingStatus, Reason},
+    api::{IdTokenBinding, Reason},
     clock,
     plan::{
         Attempts, Pause, Problem, Retry,
         decide::{
-            Decision, Facts, REVOCATION, attempt_key, is_worth_writing, not_granted_since, refusal_key,
+            Decision, Facts, REVOCATION, attempt_key, held_up, is_worth_writing, not_granted_since,
+            refusal_key,
         },
+        grant::Authority,
         refresh::{ask_again_at, refresh_at, retry_at},
         secret::{Observed, Ours, Owner, Record, conflict, desired, observe},
         validate::Wanted,
@@ -39,15 +46,6 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// Of a binding that could not be worked on, so that of its Secret is known only what `status` says.
-    pub(super) fn refused(problem: &Problem, status: &IdTokenBindingStatus) -> Self {
-        Self {
-            problem: Some(problem.clone()),
-            not_granted_since: status.not_granted_since,
-            ..Self::of(Observed::Absent)
-        }
-    }
-
     /// Nothing else than this Secret.
     fn of(secret: Observed) -> Self {
         Self { secret, problem: None, next: None, look: None, not_granted_since: None }
@@ -82,7 +80,11 @@ pub(super) async fn apply(
             let look = look_again(&problem, clock::now());
             Outcome { problem: Some(problem), look, ..as_it_is }
         }
-        Decision::Revoke(problem) => take_back(ctx, owner, wanted, problem, as_it_is, entry).await,
+        Decision::Revoke(problem) => {
+            take_back(ctx, owner, &wanted.secret.name, Some(wanted), problem, as_it_is, entry).await
+        }
+        // What is there counts for nothing.
+        Decision::Held(problem) => Outcome { problem: Some(problem), ..Outcome::of(Observed::Absent) },
         Decision::Mint { restores } => {
             let credential = facts.credential.as_deref();
             match first_seen_then_mint(ctx, binding, owner, wanted, &facts, entry).await {
@@ -102,10 +104,34 @@ pub(super) async fn apply(
                         note_failure(entry, attempt_key(wanted, credential), owner, &problem)
                     };
                     let secret = failed.secret.unwrap_or(secret);
-                    Outcome { problem: Some(problem), next, ..Outcome::of(secret) }
+                    let not_granted_since = not_granted_since.filter(|_| matches!(secret, Observed::Ours(_)));
+                    Outcome { problem: Some(problem), next, not_granted_since, ..Outcome::of(secret) }
                 }
             }
         }
+    }
+}
+
+/// Carries out `decision` on a binding whose spec is invalid, so that only its last Secret is known.
+pub(super) async fn apply_invalid(
+    ctx: &Context,
+    owner: &Owner,
+    facts: Facts,
+    decision: Decision,
+    entry: &mut Entry,
+) -> Outcome {
+    let not_granted_since = not_granted_since(&facts, clock::now());
+    let as_it_is = Outcome { not_granted_since, ..Outcome::of(Observed::Absent) };
+    match (decision, &facts.secret) {
+        (Decision::Revoke(problem), Observed::Ours(ours)) => {
+            let name = ours.metadata.name.as_deref().unwrap_or_default();
+            take_back(ctx, owner, name, None, problem, as_it_is, entry).await
+        }
+        (Decision::Wait { problem, until }, _) => Outcome { problem: Some(problem), look: until, ..as_it_is },
+        (Decision::Refuse(problem) | Decision::Held(problem) | Decision::Revoke(problem), _) => {
+            Outcome { problem: Some(problem), ..as_it_is }
+        }
+        (Decision::Rest | Decision::Keep { .. } | Decision::Mint { .. }, _) => as_it_is,
     }
 }
 
@@ -113,18 +139,23 @@ pub(super) async fn apply(
 async fn take_back(
     ctx: &Context,
     owner: &Owner,
-    wanted: &Wanted,
+    secret: &str,
+    wanted: Option<&Wanted>,
     problem: Problem,
     as_it_is: Outcome,
     entry: &mut Entry,
 ) -> Outcome {
-    let problem = match revoke(ctx, owner, wanted).await {
-        Ok(Some(now)) => {
+    let problem = match revoke(ctx, owner, secret, wanted).await {
+        Ok(Revoked::Gone(now)) => {
             entry.attempts = None;
             return Outcome { problem: Some(problem), ..Outcome::of(now) };
         }
+        Ok(Revoked::Held(held)) => {
+            entry.attempts = None;
+            return Outcome { problem: Some(held_up(&held, &problem)), ..Outcome::of(Observed::Absent) };
+        }
         // Looked at again with back-off, until the watches have caught up.
-        Ok(None) => Problem { retry: Retry::Transient { retry_after: None }, ..problem },
+        Ok(Revoked::Allowed) => Problem { retry: Retry::Transient { retry_after: None }, ..problem },
         Err(problem) => problem,
     };
     let look = note_failure(entry, REVOCATION.to_owned(), owner, &problem);
@@ -175,6 +206,8 @@ fn look_again(problem: &Problem, now: Timestamp) -> Option<Timestamp> {
         (Reason::SecretConflict, Retry::Transient { .. }) => SignedDuration::from_secs(2),
         (Reason::SecretConflict, _) => SignedDuration::from_mins(1),
         (Reason::SecretUnavailable, _) => SignedDuration::from_secs(5),
+        // The grants could not be read.
+        (Reason::SourceUnavailable, _) => SignedDuration::from_secs(10),
         _ => return None,
     };
     now.saturating_add(pause).ok()
@@ -225,7 +258,8 @@ async fn first_seen_then_mint(
 async fn mint(ctx: &Context, owner: &Owner, wanted: &Wanted, facts: &Facts) -> Result<Minted, Failed> {
     let credentials = InCluster::new(ctx, owner);
     // The grant may have gone since the decision.
-    let authorise = || ctx.authorise(owner, wanted);
+    let authority = Authority::of(wanted);
+    let authorise = || ctx.authorise(owner, authority.as_ref());
     let obtained = obtain(&ctx.minter, &ctx.verifier, wanted, &credentials, authorise).await;
     let result = obtained.as_ref().map_or_else(|p| p.reason, |_| Reason::TokenFresh).as_str();
     ctx.metrics.token_requests.get_or_create(&TokenRequest { source: wanted.source.label(), result }).inc();
@@ -250,7 +284,7 @@ async fn publish(
     let name = &wanted.secret.name;
     for _ in 0..3 {
         // The grant may have gone while Google, or the API server, was asked.
-        ctx.authorise(owner, wanted)?;
+        ctx.authorise(owner, record.granted.as_ref()).await?;
         let existing: Option<ObjectMeta> = match &observed {
             Observed::Absent => None,
             Observed::Ours(ours) => Some(ours.metadata.clone()),

@@ -1,6 +1,6 @@
 //! What every visit shares.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Namespace;
@@ -19,8 +19,13 @@ use super::{
     fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, triggers::Namespaced,
 };
 use crate::{
-    api::IdTokenGrant,
-    plan::{Problem, grant, secret::Owner, validate::Wanted},
+    api::{IdTokenGrant, Reason},
+    cache::fill::Progress,
+    plan::{
+        Problem,
+        grant::{self, Authority},
+        secret::Owner,
+    },
     telemetry::metrics::Metrics,
     token::mint::Minter,
     verify::Verifier,
@@ -59,26 +64,48 @@ pub(super) enum Grants {
         grants: Store<IdTokenGrant>,
         /// Labels, for grants that select by them.
         namespaces: Store<PartialObjectMeta<Namespace>>,
+        /// How the two watches are.
+        watches: Vec<Progress>,
     },
     /// These select by no labels.
     File(Current),
 }
 
 impl Context {
-    /// Whether a grant allows what `wanted` asks for, as of now.
-    pub(super) fn authorise(&self, owner: &Owner, wanted: &Wanted) -> Result<(), Problem> {
+    /// Whether a grant allows `authority`, or there is nothing to allow. By what the watches brought, as long as they are heard of;
+    /// else by a list, which is shared, so that a quiet cluster costs one a minute at most.
+    pub(super) async fn authorise(
+        &self,
+        owner: &Owner,
+        authority: Option<&Authority>,
+    ) -> Result<(), Problem> {
+        if authority.is_none() {
+            return Ok(());
+        }
         match &self.caches.grants {
-            Grants::Watched { grants, namespaces } => {
+            Grants::Watched { watches, .. } if !watches.iter().all(|watch| watch.heard_within(DOUBT)) => {
+                let live =
+                    self.live_grants.authorise(&self.client, &self.caches.grants, owner, authority, DOUBT);
+                live.await.unwrap_or_else(|error| {
+                    let message =
+                        format!("nothing is minted, since it can't be told what is granted: {error}");
+                    Err(Problem::transient(Reason::SourceUnavailable, message))
+                })
+            }
+            Grants::Watched { grants, namespaces, .. } => {
                 let namespace = namespaces.get(&ObjectRef::new(&owner.namespace));
                 let none = BTreeMap::new();
                 // A namespace that the cache does not know yet is not one without labels: its event wakes the binding.
                 let labels = namespace.as_ref().map(|n| n.metadata.labels.as_ref().unwrap_or(&none));
                 let grants = grants.state();
-                grant::authorise(grants.iter().map(AsRef::as_ref), &owner.namespace, labels, wanted)
+                grant::authorise(grants.iter().map(AsRef::as_ref), &owner.namespace, labels, authority)
             }
             Grants::File(current) => {
-                grant::authorise(current.grants().iter(), &owner.namespace, None, wanted)
+                grant::authorise(current.grants().iter(), &owner.namespace, None, authority)
             }
         }
     }
 }
+
+/// Without a sign of life for so long, a watch may be deaf; and so old may be what is asked for in its place.
+const DOUBT: Duration = Duration::from_secs(60);

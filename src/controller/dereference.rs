@@ -8,9 +8,10 @@ use crate::{
     api::{IdTokenBinding, IdTokenBindingStatus, Reason},
     plan::{
         Problem,
-        decide::{Facts, refusal_key},
+        decide::{Facts, Standing, refusal_key},
+        grant::Authority,
         refresh::Lifetime,
-        secret::{Observed, Owner, Record, is_intact, observe},
+        secret::{Observed, Owner, Record, held_authority, is_intact, observe},
         status::refused_before,
         validate::Wanted,
     },
@@ -39,13 +40,21 @@ pub(super) async fn dereference(
     };
     let unavailable =
         |error: &secrets::Error| Err(Problem::transient(Reason::SecretUnavailable, error.to_string()));
-    let (secret, credential) = match looked.await {
-        Ok((secret, credential)) => (secret, credential),
+    let (secret, credential, was_read) = match looked.await {
+        Ok((secret, credential)) => (secret, credential, true),
         Err(error) if status.expiration_time.is_some_and(|at| at > now) => return Err(error),
-        Err(error) => (Observed::Absent, unavailable(&error)),
+        Err(error) => (Observed::Absent, unavailable(&error), false),
+    };
+    let authority = Authority::of(wanted);
+    let allowed = ctx.authorise(owner, authority.as_ref()).await;
+    let standing = match held_authority(&secret, Some(wanted)) {
+        _ if !was_read => Standing::Unknown,
+        None => Standing::Allowed,
+        held if held == authority => Standing::of(&allowed),
+        held => Standing::of(&ctx.authorise(owner, held.as_ref()).await),
     };
     let (credential, permitted) = match credential {
-        Ok(credential) => (credential, ctx.authorise(owner, wanted)),
+        Ok(credential) => (credential, allowed),
         Err(problem) => (None, Err(problem)),
     };
     let key = refusal_key(wanted, credential.as_deref());
@@ -54,13 +63,44 @@ pub(super) async fn dereference(
         secret,
         was_published: status.secret_resource_version.is_some() || entry.has_restored(),
         permitted,
+        standing,
         credential,
         attempts: entry.attempts.clone().or_else(|| refused_before(status, &key)),
         ask_again: entry.ask_again.clone(),
         restore_not_before: entry.restore_not_before(&owner.uid, now),
-        not_granted_since: status.not_granted_since,
+        not_granted_since: entry.not_granted_since(status),
         grace: ctx.grace,
     })
+}
+
+/// Gathers what there is to know of a binding whose spec is invalid, and so says nothing of its Secret: what became of the one that
+/// it had last.
+pub(super) async fn dereference_invalid(
+    ctx: &Context,
+    binding: &IdTokenBinding,
+    owner: &Owner,
+    problem: &Problem,
+    entry: &Entry,
+) -> Facts {
+    let seen = binding.status.clone().unwrap_or_default();
+    let status = entry.status(&seen);
+    let name = status.secret_name.as_deref().unwrap_or_default();
+    let cached = ctx.caches.namespaced.secrets.get(&owner.namespace, name);
+    let secret = observe(cached.as_ref().map(|meta| &meta.metadata), &owner.uid, true);
+    let held = held_authority(&secret, None);
+    Facts {
+        uid: owner.uid.clone(),
+        secret,
+        was_published: false,
+        permitted: Err(problem.clone()),
+        standing: Standing::of(&ctx.authorise(owner, held.as_ref()).await),
+        credential: None,
+        attempts: entry.attempts.clone(),
+        ask_again: None,
+        restore_not_before: None,
+        not_granted_since: entry.not_granted_since(status),
+        grace: ctx.grace,
+    }
 }
 
 /// The Secret, from the cache where that is what we last wrote or checked; else read live, and its data compared once.

@@ -1,5 +1,5 @@
 //! Output: the status of each grant, which says who uses it. Written by the leader, at most every few seconds, and only where
-//! something changed.
+//! something changed and all is seen: a number that is too small would say that a grant may go.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,7 +32,7 @@ pub(super) async fn keep_usage(
     fills: Fills,
     stop: CancellationToken,
 ) {
-    let Grants::Watched { grants, namespaces } = ctx.caches.grants.clone() else {
+    let Grants::Watched { grants, namespaces, .. } = ctx.caches.grants.clone() else {
         return stop.cancelled().await;
     };
     let known = Known { bindings, grants, namespaces };
@@ -101,6 +101,9 @@ impl Told {
             *self = Self::default();
             return true;
         };
+        if ctx.metrics.refused_watches.get() > 0 {
+            return true;
+        }
         if self.term != pass.term() {
             *self = Self { term: pass.term(), ..Self::default() };
         }

@@ -1,6 +1,11 @@
 //! What is granted by the API server's own word, or the file's: caches filled by watches may lag behind.
 
-use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Display,
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -16,60 +21,109 @@ use tokio::{
 use super::context::Grants;
 use crate::{
     api::IdTokenGrant,
-    plan::{Problem, grant, secret::Owner, validate::Wanted},
+    plan::{
+        Problem,
+        grant::{self, Authority},
+        secret::Owner,
+    },
 };
 
-/// Lists the grants. Who asks while another one's list is under way shares the next one: when a grant goes, many ask at once.
+/// Asks what is granted. Who asks while another one's call is under way shares the next one: when a grant goes, many ask at once.
 #[derive(Debug, Default)]
 pub(super) struct LiveGrants {
-    /// Locked across the call, on purpose. Every call is bounded by its time-out.
-    last: Mutex<Option<Look>>,
+    grants: Shared<Vec<IdTokenGrant>>,
+    /// Labels by namespace.
+    namespaces: Shared<HashMap<String, Labels>>,
 }
 
-#[derive(Debug)]
-struct Look {
-    began: Instant,
-    grants: Result<Arc<Vec<IdTokenGrant>>, String>,
-}
+type Labels = BTreeMap<String, String>;
 
 impl LiveGrants {
-    /// Whether one of the grants that there are now allows what `wanted` asks for. The outer error: that can't be told.
+    /// Whether one of the grants that there are now, or were `age` ago at most, allows `authority`. The outer error: that can't be
+    /// told.
     pub(super) async fn authorise(
         &self,
         client: &Client,
         source: &Grants,
         owner: &Owner,
-        wanted: &Wanted,
+        authority: Option<&Authority>,
+        age: Duration,
     ) -> Result<Result<(), Problem>, String> {
         let namespace = owner.namespace.as_str();
-        if let Grants::File(current) = source {
-            let grants = current.read().await.map_err(|error| error.to_string())?;
-            return Ok(grant::authorise(grants.iter(), namespace, None, wanted));
-        }
-        let grants = self.list(client).await?;
+        let grants = self.grants.get(age, look(client, source)).await?;
         let selects = grants.iter().any(|grant| grant.spec.namespaces.selector.is_some());
-        let labels = if selects { labels(client, namespace).await? } else { None };
-        Ok(grant::authorise(grants.iter(), namespace, labels.as_ref(), wanted))
-    }
-
-    /// As they are at some moment between the call and the answer.
-    async fn list(&self, client: &Client) -> Result<Arc<Vec<IdTokenGrant>>, String> {
-        let asked = Instant::now();
-        let mut last = self.last.lock().await;
-        if let Some(look) = last.as_ref().filter(|look| look.began >= asked) {
-            return look.grants.clone();
-        }
-        let began = Instant::now();
-        let api = Api::<IdTokenGrant>::all(client.clone());
-        let listed = bounded("list IdTokenGrants", api.list(&ListParams::default())).await;
-        let grants = listed.map(|list| Arc::new(list.items));
-        *last = Some(Look { began, grants: grants.clone() });
-        grants
+        let labels = match (source, selects) {
+            (Grants::File(_), _) | (_, false) => None,
+            (_, true) if age.is_zero() => labels(client, namespace).await?,
+            (_, true) => self.namespaces.get(age, all_labels(client)).await?.get(namespace).cloned(),
+        };
+        Ok(grant::authorise(grants.iter(), namespace, labels.as_ref(), authority))
     }
 }
 
+/// What many ask for, and one call can answer.
+#[derive(Debug)]
+struct Shared<T> {
+    /// Locked across the call, on purpose. Every call is bounded by its time-out.
+    last: Mutex<Option<Look<T>>>,
+}
+
+#[derive(Debug)]
+struct Look<T> {
+    began: Instant,
+    answer: Result<Arc<T>, String>,
+}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self { last: Mutex::default() }
+    }
+}
+
+impl<T> Shared<T> {
+    /// As it is at some moment between `age` before the call and the answer. A failure is looked at again sooner.
+    async fn get(
+        &self,
+        age: Duration,
+        look: impl Future<Output = Result<Arc<T>, String>>,
+    ) -> Result<Arc<T>, String> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        let holds = |look: &&Look<T>| {
+            let age = if look.answer.is_ok() { age } else { age.min(AFTER_ERROR) };
+            look.began + age >= asked
+        };
+        if let Some(look) = last.as_ref().filter(holds) {
+            return look.answer.clone();
+        }
+        let began = Instant::now();
+        let answer = look.await;
+        *last = Some(Look { began, answer: answer.clone() });
+        answer
+    }
+}
+
+async fn look(client: &Client, source: &Grants) -> Result<Arc<Vec<IdTokenGrant>>, String> {
+    if let Grants::File(current) = source {
+        return current.read().await.map_err(|error| error.to_string());
+    }
+    let api = Api::<IdTokenGrant>::all(client.clone());
+    let listed = bounded("list IdTokenGrants", api.list(&ListParams::default())).await?;
+    Ok(Arc::new(listed.items))
+}
+
+async fn all_labels(client: &Client) -> Result<Arc<HashMap<String, Labels>>, String> {
+    let api = Api::<Namespace>::all(client.clone());
+    let list: ObjectList<PartialObjectMeta<Namespace>> =
+        bounded("list namespaces", api.list_metadata(&ListParams::default())).await?;
+    let labels = |namespace: PartialObjectMeta<Namespace>| {
+        Some((namespace.metadata.name?, namespace.metadata.labels.unwrap_or_default()))
+    };
+    Ok(Arc::new(list.items.into_iter().filter_map(labels).collect()))
+}
+
 /// Labels of `namespace`; `None`: there is no such namespace. By a list, which needs no right beyond those of the watch.
-async fn labels(client: &Client, namespace: &str) -> Result<Option<BTreeMap<String, String>>, String> {
+async fn labels(client: &Client, namespace: &str) -> Result<Option<Labels>, String> {
     let api = Api::<Namespace>::all(client.clone());
     let named = ListParams::default().fields(&format!("metadata.name={namespace}"));
     let list: ObjectList<PartialObjectMeta<Namespace>> =
@@ -85,6 +139,7 @@ async fn bounded<T, E: Display>(action: &str, call: impl Future<Output = Result<
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+const AFTER_ERROR: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

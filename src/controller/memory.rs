@@ -33,8 +33,15 @@ pub(super) struct Entry {
     failing: Option<(Timestamp, Option<i64>)>,
     /// When that was.
     pub status_written: Option<Timestamp>,
+    /// Since when no grant allows what stands in the Secret, once that was looked at: its note in the status may not have been written.
+    loss: Option<Loss>,
     /// The term of leadership that all of it is from: in between, another one may have acted.
     term: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Loss {
+    since: Option<Timestamp>,
 }
 
 impl Memory {
@@ -86,6 +93,16 @@ impl Entry {
         replaced.drain(..surplus);
         self.status = Some((replaced, after));
         self.status_written = Some(now);
+    }
+
+    /// Since when no grant allows what stands in the Secret; as `status` says, until that was looked at.
+    pub(super) fn not_granted_since(&self, status: &IdTokenBindingStatus) -> Option<Timestamp> {
+        self.loss.map_or(status.not_granted_since, |loss| loss.since)
+    }
+
+    /// That was looked at.
+    pub(super) fn note_loss(&mut self, since: Option<Timestamp>) {
+        self.loss = Some(Loss { since });
     }
 
     pub(super) fn restored(&mut self, now: Timestamp) {

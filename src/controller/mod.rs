@@ -39,9 +39,9 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    apply::{Outcome, apply},
+    apply::{Outcome, apply, apply_invalid},
     context::{Caches, Context},
-    dereference::dereference,
+    dereference::{dereference, dereference_invalid},
     fence::{Fence, Role},
     fleet::Fleet,
     grant_usage::keep_usage,
@@ -57,7 +57,7 @@ use crate::{
     cache::{Cache, Scope, fill::Fills},
     clock,
     plan::{
-        decide::decide,
+        decide::{Decision, decide, quiet_for, settle},
         refresh::{RECHECK, sleep_until},
         secret::Owner,
         status::stalls_at,
@@ -150,9 +150,9 @@ pub async fn run(
         }))
     });
     let ctx = Arc::new(context(client, parts, caches, fence, grace));
-    let start = clock::now();
-    let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded, start });
-    begin(&ctx, bindings, fills, search, &health, &stop);
+    let sees_all = scope.is_all();
+    let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded });
+    begin(&ctx, bindings, fills, sees_all, search, &health, &stop);
     tracing::info!("watching bindings");
     let worked = fleet.run(ctx, needs, &health, &stop).await;
     drained.cancel();
@@ -167,13 +167,17 @@ fn begin(
     ctx: &Arc<Context>,
     bindings: Cache<IdTokenBinding>,
     fills: Fills,
+    sees_all: bool,
     search: Option<Search>,
     health: &Health,
     stop: &CancellationToken,
 ) {
     tokio::spawn(forget_the_gone(ctx.clone(), bindings.clone(), stop.clone()));
-    let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
-    tokio::spawn(health.vital("the statuses of grants", usage));
+    // Who sees a part only would tell too few.
+    if sees_all {
+        let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
+        tokio::spawn(health.vital("the statuses of grants", usage));
+    }
     if let Some(search) = search {
         tokio::spawn(health.vital("the search for pods without injection", search.run(stop.clone())));
     }
@@ -244,8 +248,9 @@ async fn reconcile(
     let wanted = validate(binding);
     let outcome = match &wanted {
         Err(problem) => {
-            let seen = binding.status.clone().unwrap_or_default();
-            Outcome::refused(problem, entry.status(&seen))
+            let facts = dereference_invalid(ctx, binding, owner, problem, entry).await;
+            let decision = settle(Decision::Refuse(problem.clone()), &facts, clock::now());
+            apply_invalid(ctx, owner, facts, decision, entry).await
         }
         Ok(wanted) => {
             let facts = dereference(ctx, binding, owner, wanted, entry).await?;
@@ -253,6 +258,10 @@ async fn reconcile(
             apply(ctx, binding, owner, wanted, facts, decision, entry).await
         }
     };
+    entry.note_loss(outcome.not_granted_since);
+    if let Some(until) = quiet_until(binding, &outcome, entry, ctx.grace, clock::now()) {
+        return Ok(Action::requeue(sleep_until(clock::now(), until).max(SHORTEST)));
+    }
     status(ctx, binding, owner, wanted.as_ref().ok(), &outcome, entry).await?;
     Ok(Action::requeue(wait(&outcome, entry, ctx.grace, clock::now())))
 }
@@ -275,7 +284,23 @@ fn wait(outcome: &Outcome, entry: &Entry, grace: SignedDuration, now: Timestamp)
     let stall = outcome.problem.as_ref().and_then(|p| stalls_at(entry.failing(), p, now));
     let due = [outcome.next, outcome.look, expiry, removal, stall].into_iter().flatten().min();
     let sleep = due.map_or(RECHECK.unsigned_abs(), |at| sleep_until(now, at));
-    sleep.max(Duration::from_millis(50))
+    sleep.max(SHORTEST)
+}
+
+/// Until when a loss is not told yet; `None`: it is told, or there is none.
+fn quiet_until(
+    binding: &IdTokenBinding,
+    outcome: &Outcome,
+    entry: &Entry,
+    grace: SignedDuration,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let seen = binding.status.clone().unwrap_or_default();
+    if entry.status(&seen).not_granted_since.is_some() {
+        return None;
+    }
+    let until = outcome.not_granted_since?.checked_add(quiet_for(grace)).ok()?;
+    (now < until).then_some(until)
 }
 
 async fn forget_the_gone(ctx: Arc<Context>, bindings: Cache<IdTokenBinding>, stop: CancellationToken) {
@@ -285,4 +310,5 @@ async fn forget_the_gone(ctx: Arc<Context>, bindings: Cache<IdTokenBinding>, sto
     }
 }
 
+const SHORTEST: Duration = Duration::from_millis(50);
 const FORGET_EVERY: Duration = Duration::from_secs(600);

@@ -6,6 +6,7 @@ use crate::{
     plan::{
         Problem,
         decide::{refuse_api, refuse_self},
+        grant::Authority,
         refresh::Lifetime,
         secret::{Record, sha256_hex},
         source::Source,
@@ -21,22 +22,25 @@ use crate::{
 
 /// Asks the source and verifies its answer. `authorise` has the last word before the source is asked; and the first, since a
 /// refusal to impersonate itself tells who the operator is.
-pub async fn obtain(
+pub async fn obtain<F>(
     minter: &Minter,
     verifier: &Verifier,
     wanted: &Wanted,
     credentials: &impl Credentials,
-    authorise: impl Fn() -> Result<(), Problem>,
-) -> Result<(RawToken, Record), Problem> {
+    authorise: impl Fn() -> F,
+) -> Result<(RawToken, Record), Problem>
+where
+    F: Future<Output = Result<(), Problem>>,
+{
     let source = &wanted.source;
     if let Source::Impersonation { .. } | Source::SignedJwt { .. } = source {
         refuse_api(wanted, minter.universe())?;
-        authorise()?;
+        authorise().await?;
         if let Some(operator) = minter.operator().email().await? {
             refuse_self(source, &operator)?;
         }
     }
-    authorise()?;
+    authorise().await?;
     let Minted { token, email, credential } =
         minter.mint(source, &wanted.audience, credentials, wanted.refresh_requested.as_deref()).await?;
     let expected = Expectation::of(source, &wanted.audience, email.as_deref());
@@ -52,6 +56,7 @@ pub async fn obtain(
         token_sha256: sha256_hex(token.expose().as_bytes()),
         refresh_handled: wanted.refresh_requested.clone(),
         credential,
+        granted: Authority::of(wanted),
         signature_checked: checked.signature_checked,
     };
     Ok((token, record))

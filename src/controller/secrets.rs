@@ -64,8 +64,12 @@ pub(super) async fn replace(client: &Client, secret: &Secret) -> Result<PartialO
 }
 
 /// Deletes the Secret whose `uid` and `resourceVersion` stand in `secret`: fails with 409 where it is another by now. One that
-/// is gone already is as good.
-pub(super) async fn delete(client: &Client, namespace: &str, secret: &ObjectMeta) -> Result<(), Error> {
+/// is gone already is as good. Gives what is still there, held by finalizers.
+pub(super) async fn delete(
+    client: &Client,
+    namespace: &str,
+    secret: &ObjectMeta,
+) -> Result<Option<ObjectMeta>, Error> {
     let name = secret.name.as_deref().unwrap_or_default();
     let options = json!({
         "apiVersion": "v1",
@@ -80,13 +84,19 @@ pub(super) async fn delete(client: &Client, namespace: &str, secret: &ObjectMeta
             .header(header::CONTENT_TYPE, "application/json")
             .body(options.to_string().into_bytes())
             .map_err(kube::Error::HttpError)?;
-        client.request_text(request).await
+        client.request::<Deleted>(request).await
     };
     match bounded("delete Secret", namespace, name, call).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.code() == Some(404) => Ok(()),
+        Ok(deleted) => Ok(deleted.metadata.filter(|meta| meta.deletion_timestamp.is_some())),
+        Err(error) if error.code() == Some(404) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The answer to a deletion: a `Status`, or the object that is still there.
+#[derive(serde::Deserialize)]
+struct Deleted {
+    metadata: Option<ObjectMeta>,
 }
 
 async fn write(client: &Client, method: Method, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
@@ -149,19 +159,29 @@ mod tests {
     use super::*;
 
     /// Deletes the Secret `token`, which the API server answers with this code; its result's code, and the request.
-    async fn deleted(code: u16) -> (Result<(), Option<u16>>, (Method, String, String, Value)) {
+    async fn deleted(
+        code: u16,
+    ) -> (Result<Option<ObjectMeta>, Option<u16>>, (Method, String, String, Value)) {
+        let status = if code == 200 { "Success" } else { "Failure" };
+        let answer =
+            json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": status, "code": code});
+        answered(code, answer).await
+    }
+
+    async fn answered(
+        code: u16,
+        answer: Value,
+    ) -> (Result<Option<ObjectMeta>, Option<u16>>, (Method, String, String, Value)) {
         let seen = Arc::new(Mutex::new(None));
         let noted = seen.clone();
         let service = service_fn(move |request: Request<Body>| {
-            let noted = noted.clone();
+            let (noted, answer) = (noted.clone(), answer.to_string());
             async move {
                 let (head, body) = request.into_parts();
                 let body = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
                 let accept = head.headers[header::ACCEPT].to_str().unwrap().to_owned();
                 *noted.lock().unwrap() = Some((head.method, head.uri.to_string(), accept, body));
-                let status = if code == 200 { "Success" } else { "Failure" };
-                let answer = json!({"apiVersion": "v1", "kind": "Status", "status": status, "code": code});
-                let body = Full::new(Bytes::from(answer.to_string()));
+                let body = Full::new(Bytes::from(answer));
                 Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).unwrap())
             }
         });
@@ -180,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_very_secret_that_was_seen_is_deleted_and_no_token_comes_back() {
         let (result, request) = deleted(200).await;
-        assert_eq!(result, Ok(()));
+        assert_eq!(result, Ok(None));
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": "uid-1", "resourceVersion": "41"}});
         let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1".to_owned();
         assert_eq!(
@@ -190,8 +210,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_a_finalizer_holds_is_not_gone() {
+        let held = json!({"name": "token", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/backup"]});
+        let answer =
+            json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": held});
+        let finalizers = answered(200, answer).await.0.unwrap().unwrap().finalizers;
+        assert_eq!(finalizers, Some(vec!["example.com/backup".to_owned()]));
+    }
+
+    #[tokio::test]
     async fn one_that_is_gone_is_as_good_and_another_version_is_a_failure() {
-        assert_eq!(deleted(404).await.0, Ok(()));
+        assert_eq!(deleted(404).await.0, Ok(None));
         assert_eq!(deleted(409).await.0, Err(Some(409)));
         assert_eq!(deleted(403).await.0, Err(Some(403)));
     }

@@ -46,7 +46,7 @@ pub(super) async fn status(
     let previous = entry.status(&seen).clone();
     let failing_since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
     let attempts = entry.attempts.as_ref();
-    let report = Report { failing_since, attempts, ..report(binding, wanted, outcome, now) };
+    let report = Report { failing_since, attempts, ..report(binding, &previous, wanted, outcome, now) };
     let next = status::next(&previous, report, now);
     if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
         return Ok(());
@@ -64,6 +64,7 @@ pub(super) async fn status(
 
 fn report<'a>(
     binding: &'a IdTokenBinding,
+    previous: &'a IdTokenBindingStatus,
     wanted: Option<&'a Wanted>,
     outcome: &'a Outcome,
     now: Timestamp,
@@ -72,7 +73,8 @@ fn report<'a>(
     Report {
         generation: binding.metadata.generation,
         source: source_name(&binding.spec.source),
-        secret_name: wanted.map_or("", |w| &w.secret.name),
+        // An invalid spec names none; the one that was there last is still to be looked after.
+        secret_name: wanted.map_or(previous.secret_name.as_deref().unwrap_or_default(), |w| &w.secret.name),
         secret_resource_version: match &outcome.secret {
             // Of a Secret that somebody changed it must not be noted: the next visit would take it for our own work.
             Observed::Ours(ours) if ours.intact => Some(ours.resource_version()),

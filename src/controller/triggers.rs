@@ -1,7 +1,7 @@
 //! The watches beside that of the bindings: they fill the caches and name the bindings that a change concerns.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -16,7 +16,7 @@ use kube::{
     runtime::{
         WatchStreamExt as _,
         reflector::{ObjectRef, Store, reflector, store},
-        watcher,
+        watcher::{self, Event, watcher},
     },
 };
 use prometheus_client::metrics::gauge::Gauge;
@@ -30,6 +30,7 @@ use crate::{
         Cache, Parts, Scope, api,
         fill::{Progress, follow},
     },
+    plan::grant::selects,
     telemetry::health::Health,
 };
 
@@ -110,6 +111,7 @@ impl Triggers {
         let parts = self.scope.each(|namespace| {
             let api = api(&self.client, namespace);
             let (store, touched, progress) = self.watch(api, config.clone(), name, namespace);
+            let touched = touched.filter_map(|object| ready(object.transpose()));
             self.forward(name, touched, concerned.clone());
             (store, progress)
         });
@@ -121,25 +123,29 @@ impl Triggers {
     pub(super) fn grants(&self) -> (Grants, Vec<Progress>) {
         let (every, name) = (Api::<IdTokenGrant>::all(self.client.clone()), "the watch of grants");
         let (grants, touched, known) = self.watch(every, watcher::Config::default(), name, None);
-        let (all, current, mut before) = (self.bindings.clone(), grants.clone(), BTreeMap::new());
-        self.forward(name, touched, move |_touched| {
-            let now = versions(&current.state());
-            if before == now {
-                return Vec::new();
-            }
-            before = now;
-            concerned(&all, |_| true)
-        });
         let every = Api::<PartialObjectMeta<Namespace>>::all(self.client.clone());
-        let name = "the watch of namespaces";
-        let (namespaces, touched, labelled) = self.watch(every, watcher::Config::default(), name, None);
-        let all = self.bindings.clone();
-        let of = move |namespaces: Vec<PartialObjectMeta<Namespace>>| {
-            let names: HashSet<_> = namespaces.iter().filter_map(|n| n.metadata.name.as_deref()).collect();
-            concerned(&all, |b| b.metadata.namespace.as_deref().is_some_and(|of| names.contains(of)))
-        };
-        self.forward(name, touched, of);
-        (Grants::Watched { grants, namespaces }, vec![known, labelled])
+        let label = "the watch of namespaces";
+        let (namespaces, relabelled, labelled) = self.watch(every, watcher::Config::default(), label, None);
+
+        // Both compare what the cache holds then: the end of a list can be the only word of what went while nothing was heard.
+        let (all, current, labels) = (self.bindings.clone(), grants.clone(), namespaces.clone());
+        let mut before = Vec::new();
+        self.forward(name, touched, move |_touched| {
+            let now = current.state();
+            let changed = changed(&before, &now);
+            before = now;
+            concerned(&all, |namespace| may_concern(&changed, namespace, &labels))
+        });
+        let (all, current, mut before) = (self.bindings.clone(), namespaces.clone(), BTreeMap::new());
+        self.forward(label, relabelled, move |_touched| {
+            let now = labels_of(&current.state());
+            let is_new = |namespace: &str| before.get(namespace) != now.get(namespace);
+            let refs = if before == now { Vec::new() } else { concerned(&all, is_new) };
+            before = now;
+            refs
+        });
+        let watches = vec![known, labelled];
+        (Grants::Watched { grants, namespaces, watches: watches.clone() }, watches)
     }
 
     /// Starts to follow a file of grants.
@@ -159,7 +165,7 @@ impl Triggers {
         config: watcher::Config,
         name: &'static str,
         namespace: Option<&str>,
-    ) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + use<K>, Progress)
+    ) -> (Store<K>, impl Stream<Item = Result<Option<K>, watcher::Error>> + Send + use<K>, Progress)
     where
         K: kube::Resource<DynamicType = ()>
             + Clone
@@ -177,7 +183,7 @@ impl Triggers {
         });
         let events = reflector(writer, events);
         let (events, progress) = follow(events, name, namespace, &self.refused);
-        (store, events.touched_objects(), progress)
+        (store, touched(events), progress)
     }
 
     fn forward<K: Send + 'static>(
@@ -206,31 +212,66 @@ impl Triggers {
     }
 }
 
-/// Bindings that use the operator's own identity, and so depend on grants.
-fn concerned(
-    bindings: &Cache<IdTokenBinding>,
-    also: impl Fn(&IdTokenBinding) -> bool,
-) -> Vec<ObjectRef<IdTokenBinding>> {
-    let uses_operator = |b: &IdTokenBinding| {
-        let source = &b.spec.source;
-        source.impersonation.is_some() || source.metadata_server.is_some() || source.signed_jwt.is_some()
-    };
-    bindings
-        .state()
-        .iter()
-        .filter(|b| uses_operator(b) && also(b))
-        .map(|b| ObjectRef::from_obj(b.as_ref()))
-        .collect()
+/// What was touched, and nothing at the end of a list, when the cache has it.
+fn touched<K: Send>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+) -> impl Stream<Item = Result<Option<K>, watcher::Error>> + Send {
+    events.filter_map(|event| {
+        ready(match event {
+            Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => {
+                Some(Ok(Some(object)))
+            }
+            Ok(Event::InitDone) => Some(Ok(None)),
+            Ok(Event::Init) => None,
+            Err(error) => Some(Err(error)),
+        })
+    })
 }
 
-/// What grants mean: their specs, and which of them are on their way out. Their status, which this controller writes itself, wakes
-/// nobody.
-fn versions(grants: &[Arc<IdTokenGrant>]) -> BTreeMap<Option<String>, (Option<i64>, bool)> {
+/// Bindings of namespaces that `is_concerned`, whatever their source is: what stands in their Secrets may be of an earlier one.
+fn concerned(
+    bindings: &Cache<IdTokenBinding>,
+    is_concerned: impl Fn(&str) -> bool,
+) -> Vec<ObjectRef<IdTokenBinding>> {
+    let mut known = HashMap::new();
+    let mut is = |binding: &IdTokenBinding| {
+        let namespace = binding.metadata.namespace.as_deref().unwrap_or_default();
+        *known.entry(namespace.to_owned()).or_insert_with(|| is_concerned(namespace))
+    };
+    bindings.state().iter().filter(|b| is(b)).map(|b| ObjectRef::from_obj(b.as_ref())).collect()
+}
+
+/// The old and the new version of each grant that means something else now. Its status, which this controller writes itself, means
+/// nothing.
+fn changed(before: &[Arc<IdTokenGrant>], now: &[Arc<IdTokenGrant>]) -> Vec<Arc<IdTokenGrant>> {
     let version = |grant: &Arc<IdTokenGrant>| {
         let meta = &grant.metadata;
-        (meta.uid.clone(), (meta.generation, meta.deletion_timestamp.is_some()))
+        (meta.uid.clone(), meta.generation, meta.deletion_timestamp.is_some())
     };
-    grants.iter().map(version).collect()
+    let [old, new] = [before, now].map(|grants| grants.iter().map(version).collect::<HashSet<_>>());
+    let gone = before.iter().filter(|grant| !new.contains(&version(grant)));
+    gone.chain(now.iter().filter(|grant| !old.contains(&version(grant)))).cloned().collect()
+}
+
+/// Whether one of `grants` is for `namespace`. One that the cache does not know yet has its own event.
+fn may_concern(
+    grants: &[Arc<IdTokenGrant>],
+    namespace: &str,
+    namespaces: &Store<PartialObjectMeta<Namespace>>,
+) -> bool {
+    let known = namespaces.get(&ObjectRef::new(namespace));
+    let none = BTreeMap::new();
+    let labels = known.as_ref().map(|known| known.metadata.labels.as_ref().unwrap_or(&none));
+    grants.iter().any(|grant| selects(&grant.spec.namespaces, namespace, labels))
+}
+
+/// The labels of each namespace.
+fn labels_of(namespaces: &[Arc<PartialObjectMeta<Namespace>>]) -> BTreeMap<String, BTreeMap<String, String>> {
+    let of = |namespace: &Arc<PartialObjectMeta<Namespace>>| {
+        let meta = &namespace.metadata;
+        Some((meta.name.clone()?, meta.labels.clone().unwrap_or_default()))
+    };
+    namespaces.iter().filter_map(of).collect()
 }
 
 /// Bindings whose source names one of `objects` of their namespace.
@@ -289,16 +330,62 @@ mod tests {
 
     #[test]
     fn a_grant_wakes_bindings_by_what_it_means_and_not_by_its_status() {
-        let of = |metadata: Value, bindings| versions(&[grant(&metadata, bindings)]);
-        let before = of(json!({"name": "a", "uid": "1", "generation": 1, "resourceVersion": "7"}), 0);
-        assert_eq!(of(json!({"name": "a", "uid": "1", "generation": 1, "resourceVersion": "8"}), 3), before);
+        let before = grant(&json!({"name": "a", "uid": "1", "generation": 1, "resourceVersion": "7"}), 0);
+        let written = grant(&json!({"name": "a", "uid": "1", "generation": 1, "resourceVersion": "8"}), 3);
+        assert_eq!(changed(std::slice::from_ref(&before), &[written]), []);
         for other in [
             json!({"name": "a", "uid": "1", "generation": 2}),
             json!({"name": "a", "uid": "2", "generation": 1}),
             json!({"name": "a", "uid": "1", "generation": 1, "deletionTimestamp": "2026-01-01T00:00:00Z"}),
         ] {
-            assert_ne!(of(other.clone(), 0), before, "{other}");
+            let other = grant(&other, 0);
+            let both = [before.clone(), other.clone()];
+            assert_eq!(changed(std::slice::from_ref(&before), std::slice::from_ref(&other)), both);
         }
-        assert_ne!(versions(&[]), before);
+        assert_eq!(changed(std::slice::from_ref(&before), &[]), std::slice::from_ref(&before));
+        assert_eq!(changed(&[], std::slice::from_ref(&before)), std::slice::from_ref(&before));
+    }
+
+    #[test]
+    fn a_changed_grant_concerns_the_namespaces_that_it_names_or_selects_and_no_others() {
+        let of = |namespaces: Value| {
+            let mut of = grant(&json!({"name": "a"}), 0).as_ref().clone();
+            of.spec.namespaces = serde_json::from_value(namespaces).unwrap();
+            vec![Arc::new(of)]
+        };
+        let (known, mut writer) = store();
+        let namespace = |name: &str, team: &str| {
+            let meta = json!({"metadata": {"name": name, "labels": {"team": team}}});
+            serde_json::from_value::<PartialObjectMeta<Namespace>>(meta).unwrap()
+        };
+        writer.apply_watcher_event(&Event::Apply(namespace("shop", "orders")));
+        writer.apply_watcher_event(&Event::Apply(namespace("bank", "money")));
+        let concerns = |namespaces: Value| {
+            ["shop", "bank", "new"].map(|name| may_concern(&of(namespaces.clone()), name, &known))
+        };
+        assert_eq!(concerns(json!({"names": ["shop", "new"]})), [true, false, true]);
+        assert_eq!(concerns(json!({"selector": {"matchLabels": {"team": "money"}}})), [false, true, false]);
+        assert_eq!(concerns(json!({"all": true})), [true, true, true]);
+    }
+
+    #[tokio::test]
+    async fn a_list_without_any_grant_is_told_at_its_end_so_that_the_last_one_is_missed() {
+        let (store, writer) = store::<IdTokenGrant>();
+        let last = grant(&json!({"name": "a", "uid": "1", "generation": 1}), 0).as_ref().clone();
+        // A gap in the watch, and then a list of nothing.
+        let events = [Event::Init, Event::InitApply(last), Event::InitDone, Event::Init, Event::InitDone];
+        let touched = touched(reflector(writer, futures::stream::iter(events.map(Ok))));
+        let (mut before, mut told) = (Vec::new(), Vec::new());
+        let mut touched = std::pin::pin!(touched);
+        while touched.next().await.is_some() {
+            let now = store.state();
+            told.push(changed(&before, &now).len());
+            before = now;
+        }
+        assert_eq!(
+            told,
+            [0, 1, 1],
+            "an object, which is not in the cache yet; the end of the list; the end of an empty one"
+        );
     }
 }

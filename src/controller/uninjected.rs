@@ -1,15 +1,14 @@
 //! Looks for pods that ask for tokens and have none, and reports them. Only the leader does.
 //!
 //! A pod can't be mended: its volumes are for life. So there is a Warning event on it and one on its owner, with the mend, and the gauge
-//! `idtoken_uninjected_pods`. What is known of all pods comes by a watch of metadata; only a pod that asks and bears no mark of injection
-//! is read, once.
+//! `idtoken_uninjected_pods`. What is known of all pods comes by a watch of metadata. A pod that asks and bears no mark of injection is
+//! read, once; of those that bear one, which anybody can write, one of each owner is.
 
 mod pods;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::select_all};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::{
     Api, Resource as _,
@@ -20,14 +19,15 @@ use kube::{
         watcher::{self, watcher},
     },
 };
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::pods::{INJECTED, Pods, SKIPPED, Target, Task};
+use self::pods::{Pods, Target};
 use super::context::Context;
 use crate::{
     cache::{Scope, api},
-    plan::uninjected::{Excluded, complaint},
+    clock,
+    plan::uninjected::{Excluded, Finding, confirmation, finding},
 };
 
 /// What is needed for it.
@@ -36,8 +36,6 @@ pub(super) struct Search {
     pub scope: Scope,
     /// Namespaces that injection leaves alone.
     pub excluded: Excluded,
-    /// When this process started.
-    pub start: Timestamp,
 }
 
 impl Search {
@@ -51,7 +49,7 @@ impl Search {
         let mut terms = pin!(fence.terms());
         loop {
             if let Some(pass) = fence.pass() {
-                pass.protect(self.term()).await;
+                Box::pin(pass.protect(self.term())).await;
                 self.ctx.metrics.uninjected_pods.set(0);
             }
             terms.next().await;
@@ -60,13 +58,14 @@ impl Search {
 
     /// One term of leadership: begins with a list of all pods, so that nothing is lost between two leaders.
     async fn term(&self) {
-        let mut pods = Pods::new(self.excluded.clone(), self.start);
+        let mut pods = Pods::new(self.excluded.clone(), clock::now());
         let watches = self.scope.each(|namespace| self.watch(namespace)).into_all().enumerate();
         let mut events =
             select_all(watches.map(|(part, watch)| watch.map(move |event| (part, event)).boxed()));
         let mut turns = interval(PACE);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_failing = false;
+        let mut failure = None;
         loop {
             tokio::select! {
                 Some((part, event)) = events.next() => match event {
@@ -80,10 +79,8 @@ impl Search {
                     }
                     Err(_) => {}
                 },
-                _ = turns.tick(), if pods.has_tasks() => match pods.next() {
-                    Some(Task::Look(pod)) => self.look(&mut pods, pod).await,
-                    Some(Task::Confirm { owner, note }) => self.tell(EventType::Normal, INJECTED, note, &owner).await,
-                    None => {}
+                _ = turns.tick(), if pods.has_tasks() => if let Some(pod) = pods.next(Instant::now()) {
+                    self.look(&mut pods, pod, &mut failure).await;
                 },
             }
             self.ctx.metrics.uninjected_pods.set(i64::try_from(pods.lacking()).unwrap_or(i64::MAX));
@@ -100,26 +97,44 @@ impl Search {
         watcher(api::<PartialObjectMeta<Pod>>(&self.ctx.client, namespace), running).default_backoff()
     }
 
-    async fn look(&self, pods: &mut Pods, target: Target) {
+    /// `failure` is why the last one could not be read: what stays the same is logged once.
+    async fn look(&self, pods: &mut Pods, target: Target, failure: &mut Option<String>) {
         let api = Api::<Pod>::namespaced(self.ctx.client.clone(), &target.namespace);
         let (namespace, name) = (&target.namespace, &target.name);
-        let pod = match timeout(CALL, api.get_opt(name)).await {
-            Ok(Ok(Some(pod))) if pod.metadata.uid.as_ref() == Some(&target.uid) => pod,
-            Ok(Ok(_)) => return pods.gone(&target),
-            Ok(Err(error)) => {
-                tracing::warn!(namespace, name, %error, "a pod that may lack its tokens can't be read; it is tried again");
-                return pods.again(target);
-            }
-            Err(_) => return pods.again(target),
+        let read = match timeout(CALL, api.get_opt(name)).await {
+            Ok(Ok(pod)) => Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(&*target.uid))),
+            // The message names the pod.
+            Ok(Err(kube::Error::Api(status))) => Err(format!("{} {}", status.code, status.reason)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("time-out".to_owned()),
         };
-        let complaint = complaint(&pod);
-        pods.judged(&target, complaint.is_some());
-        let Some(note) = complaint else { return };
-        tracing::warn!(namespace, name, "pod {note}");
-        if let Some(owner) = pods.first_of_owner(&pod.metadata) {
-            self.tell(EventType::Warning, SKIPPED, format!("pod {name} {note}"), &owner).await;
+        let pod = match read {
+            Ok(pod) => pod,
+            Err(error) => {
+                if failure.as_ref() != Some(&error) {
+                    tracing::warn!(namespace, name, %error, "a pod that may lack its tokens can't be read; it is tried again, and so are others");
+                }
+                *failure = Some(error);
+                return pods.again(&target, Instant::now());
+            }
+        };
+        *failure = None;
+        let Some(pod) = pod else { return pods.gone(&target) };
+        match finding(&pod) {
+            Finding::Nothing => pods.gone(&target),
+            Finding::Complete => {
+                if let Some(owner) = pods.complete(&target, &pod.metadata) {
+                    self.tell(EventType::Normal, INJECTED, confirmation(&pod.metadata), &owner).await;
+                }
+            }
+            Finding::Lacking(note) => {
+                tracing::warn!(namespace, name, "pod {note}");
+                if let Some(owner) = pods.lacks(&target, &pod.metadata) {
+                    self.tell(EventType::Warning, SKIPPED, format!("pod {name} {note}"), &owner).await;
+                }
+                self.tell(EventType::Warning, SKIPPED, note, &pod.object_ref(&())).await;
+            }
         }
-        self.tell(EventType::Warning, SKIPPED, note, &pod.object_ref(&())).await;
     }
 
     /// Events are a courtesy: one that can't be sent is logged, nothing more.
@@ -135,7 +150,11 @@ impl Search {
     }
 }
 
-/// Of pods that are looked at and owners that are told about: a cluster full of them is no reason to overrun the API server.
+/// Reason of the event about a pod that has nothing.
+const SKIPPED: &str = "InjectionSkipped";
+/// Reason of the event about pods that have what they asked for.
+const INJECTED: &str = "Injected";
+/// Of pods that are looked at: a cluster full of them is no reason to overrun the API server.
 const PACE: Duration = Duration::from_millis(100);
 const CALL: Duration = Duration::from_secs(10);
 /// The API server takes 1024 bytes.

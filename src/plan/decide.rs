@@ -1,6 +1,7 @@
 //! What to do about a binding now. A pure function of what is wanted, what was seen, and the time.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
     Attempts, Pause, Problem, Retry,
@@ -20,8 +21,10 @@ pub struct Facts {
     pub secret: Observed,
     /// Whether we have written a Secret for this binding before.
     pub was_published: bool,
-    /// Whether it may go on: a grant allows it, and the Secret could be looked at.
+    /// Whether it may go on: a grant allows what is wanted, and the Secret could be looked at.
     pub permitted: Result<(), Problem>,
+    /// What grants say of what stands in our Secret, which may be another thing than what is wanted.
+    pub standing: Standing,
     /// Which state the binding's own credential is in; `None`: the source has none.
     pub credential: Option<String>,
     /// What was tried before and failed.
@@ -34,6 +37,29 @@ pub struct Facts {
     pub not_granted_since: Option<Timestamp>,
     /// How long a Secret stays that no grant allows any more.
     pub grace: SignedDuration,
+}
+
+/// What grants say of what stands in our Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// One allows it, or it needs none, or nothing of ours is there.
+    Allowed,
+    /// None allows it any more.
+    Lost(Problem),
+    /// The Secret, or the grants, could not be looked at.
+    Unknown,
+}
+
+impl Standing {
+    /// After asking the grants.
+    #[must_use]
+    pub fn of(asked: &Result<(), Problem>) -> Self {
+        match asked {
+            Ok(()) => Self::Allowed,
+            Err(problem) if problem.reason == Reason::NotGranted => Self::Lost(problem.clone()),
+            Err(_) => Self::Unknown,
+        }
+    }
 }
 
 /// What to do.
@@ -58,6 +84,8 @@ pub enum Decision {
     /// No token, and what is in our Secret was allowed to stay for long enough: look once more at what is really granted, and
     /// remove the Secret.
     Revoke(Problem),
+    /// Our Secret, which no grant allows any more, is being deleted, and something holds it up: it counts as gone.
+    Held(Problem),
     /// Get a token and publish it.
     Mint {
         /// The Secret was ours and is gone or changed.
@@ -68,9 +96,55 @@ pub enum Decision {
 /// Decides.
 #[must_use]
 pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
+    settle(plan(wanted, facts, now), facts, now)
+}
+
+/// What is `planned` by what the binding asks for, unless what stands in its Secret decides: that stays for the grace when no
+/// grant allows it any more, and then goes, whatever else holds.
+#[must_use]
+pub fn settle(planned: Decision, facts: &Facts, now: Timestamp) -> Decision {
+    let (Standing::Lost(lost), Observed::Ours(ours)) = (&facts.standing, &facts.secret) else {
+        return planned;
+    };
+    let told = match &planned {
+        Decision::Refuse(problem) | Decision::Wait { problem, .. } => problem.clone(),
+        _ => lost.clone(),
+    };
+    // One that may be made anew is: what is allowed takes the place of what is not.
+    if ours.metadata.deletion_timestamp.is_some() && !matches!(planned, Decision::Mint { .. }) {
+        return Decision::Held(held_up(&ours.metadata, &told));
+    }
+    let is_over = |since| now.duration_since(since) >= facts.grace;
+    if !not_granted_since(facts, now).is_some_and(is_over) {
+        // Somebody who rests is told, too.
+        return if planned == Decision::Rest { Decision::Refuse(told) } else { planned };
+    }
+    match facts.attempts.as_ref().filter(|a| a.pause.holds(REVOCATION, now)) {
+        Some(attempts) => {
+            Decision::Wait { problem: attempts.problem.clone(), until: Some(attempts.pause.until) }
+        }
+        None => Decision::Revoke(told),
+    }
+}
+
+/// The `problem` of a binding whose `secret` was removed since no grant allows it, but is still there.
+#[must_use]
+pub fn held_up(secret: &ObjectMeta, problem: &Problem) -> Problem {
+    let name = secret.name.as_deref().unwrap_or_default();
+    let finalizers = secret.finalizers.clone().unwrap_or_default().join(", ");
+    let message = format!(
+        "no grant allows Secret {name} any more and it was deleted, but its finalizers keep it readable: {finalizers}; remove them, \
+         or see to it that whoever set them does. {}",
+        problem.message
+    );
+    Problem { message, ..problem.clone() }
+}
+
+/// By what the binding asks for.
+fn plan(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
     let not_granted = facts.permitted.as_ref().err().filter(|problem| problem.reason == Reason::NotGranted);
     if let Some(problem) = not_granted.filter(|_| !matches!(facts.secret, Observed::Foreign(_))) {
-        return without_grant(facts, problem, now);
+        return Decision::Refuse(problem.clone());
     }
     if wanted.suspend {
         return Decision::Rest;
@@ -113,36 +187,29 @@ pub fn decide(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
     }
 }
 
-/// Nothing is minted, not even kept for somebody who suspended it; what is there stays for the grace.
-fn without_grant(facts: &Facts, problem: &Problem, now: Timestamp) -> Decision {
-    let is_over = |since| now.duration_since(since) >= facts.grace;
-    if !not_granted_since(facts, now).is_some_and(is_over) {
-        return Decision::Refuse(problem.clone());
-    }
-    match facts.attempts.as_ref().filter(|a| a.pause.holds(REVOCATION, now)) {
-        Some(attempts) => {
-            Decision::Wait { problem: attempts.problem.clone(), until: Some(attempts.pause.until) }
-        }
-        None => Decision::Revoke(problem.clone()),
-    }
-}
-
 /// Since when no grant allows what stands in our Secret, as of this look; `None`: a grant does, or nothing of ours is there, or
 /// it is being deleted already.
 #[must_use]
 pub fn not_granted_since(facts: &Facts, now: Timestamp) -> Option<Timestamp> {
-    match (&facts.permitted, &facts.secret) {
-        (Err(problem), Observed::Ours(ours)) if problem.reason == Reason::NotGranted => {
+    match (&facts.standing, &facts.secret) {
+        (Standing::Lost(_), Observed::Ours(ours)) => {
             // A note from the future: the clock was set back.
             let noted = facts.not_granted_since.filter(|since| *since <= now);
             let first = || Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
             ours.metadata.deletion_timestamp.is_none().then(|| noted.unwrap_or_else(first))
         }
-        // The Secret could not be looked at.
-        (Err(problem), _) if problem.reason == Reason::SecretUnavailable => facts.not_granted_since,
+        (Standing::Unknown, _) => facts.not_granted_since,
         _ => None,
     }
 }
+
+/// How long a loss is kept quiet, so that a grant that is deleted and made again is no news; nothing is minted meanwhile.
+#[must_use]
+pub fn quiet_for(grace: SignedDuration) -> SignedDuration {
+    (grace / 2).min(QUIET)
+}
+
+const QUIET: SignedDuration = SignedDuration::from_secs(5);
 
 /// What tells tries to remove a Secret from tries to fill it (see [`attempt_key`]).
 pub const REVOCATION: &str = "revocation";

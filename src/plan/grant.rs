@@ -7,6 +7,7 @@ pub mod usage;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde::{Deserialize, Serialize};
 
 use self::pattern::{AudiencePattern, IdentityPattern};
 use super::{Problem, secret::sha256_hex, validate::Wanted};
@@ -14,6 +15,42 @@ use crate::api::{
     IdTokenGrant, IdTokenGrantSpec, Reason,
     grant::{Namespaces, TokenKind},
 };
+
+/// A use of the operator's identity, which a grant has to allow: what is asked for, or was when a Secret was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authority {
+    /// `operator` or the e-mail address of the final service account.
+    pub identity: String,
+    /// The audience of the token.
+    pub audience: String,
+    /// What is made.
+    pub kind: TokenKind,
+    /// Whether a delegation chain leads to the identity.
+    pub chained: bool,
+}
+
+impl Authority {
+    /// What `wanted` needs a grant for; `None`: it needs none.
+    #[must_use]
+    pub fn of(wanted: &Wanted) -> Option<Self> {
+        Some(Self {
+            identity: wanted.source.granted_identity()?.to_owned(),
+            audience: wanted.audience.as_str().to_owned(),
+            kind: wanted.source.kind(),
+            chained: wanted.source.is_chained(),
+        })
+    }
+
+    /// The same, from a namespace.
+    fn from<'a>(
+        &'a self,
+        namespace: &'a str,
+        namespace_labels: Option<&'a BTreeMap<String, String>>,
+    ) -> Request<'a> {
+        let Self { identity, audience, kind, chained } = self;
+        Request { namespace, namespace_labels, identity, audience, kind: *kind, chained: *chained }
+    }
+}
 
 /// What a binding wants to do with the operator's identity.
 #[derive(Clone, Copy, Debug)]
@@ -32,37 +69,23 @@ pub struct Request<'a> {
     pub chained: bool,
 }
 
-/// Answers `Ok` when one of `grants` allows what `wanted` asks for in `namespace`, else `NotGranted` with the grant that
-/// is missing, ready to paste.
+/// Answers `Ok` when one of `grants` allows `authority` in `namespace`, or there is nothing to allow; else `NotGranted` with the
+/// grant that is missing, ready to paste.
 pub fn authorise<'g>(
     grants: impl IntoIterator<Item = &'g IdTokenGrant>,
     namespace: &str,
     namespace_labels: Option<&BTreeMap<String, String>>,
-    wanted: &Wanted,
+    authority: Option<&Authority>,
 ) -> Result<(), Problem> {
-    let Some(request) = request(namespace, namespace_labels, wanted) else { return Ok(()) };
+    let Some(request) = authority.map(|authority| authority.from(namespace, namespace_labels)) else {
+        return Ok(());
+    };
     if grants.into_iter().any(|grant| allows(grant, request)) {
         return Ok(());
     }
     let mut problem = Problem::on_change(Reason::NotGranted, missing(request));
     problem.message.truncate(MESSAGE_LIMIT);
     Err(problem)
-}
-
-/// What `wanted` needs a grant for; `None`: it needs none.
-fn request<'a>(
-    namespace: &'a str,
-    namespace_labels: Option<&'a BTreeMap<String, String>>,
-    wanted: &'a Wanted,
-) -> Option<Request<'a>> {
-    Some(Request {
-        namespace,
-        namespace_labels,
-        identity: wanted.source.granted_identity()?,
-        audience: wanted.audience.as_str(),
-        kind: wanted.source.kind(),
-        chained: wanted.source.is_chained(),
-    })
 }
 
 /// Whether `grant` allows `request`. A grant that is being deleted allows nothing.
@@ -129,7 +152,9 @@ fn grant_name(request: Request<'_>) -> String {
     format!("{namespace}-{}", &hash[..8])
 }
 
-fn selects(namespaces: &Namespaces, name: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
+/// Whether the namespace with this name and these labels is one of `namespaces`.
+#[must_use]
+pub fn selects(namespaces: &Namespaces, name: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
     match namespaces {
         Namespaces { names: Some(names), selector: None, all: None } => names.iter().any(|n| n == name),
         Namespaces { names: None, selector: Some(selector), all: None } => {

@@ -11,7 +11,12 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, refresh::Lifetime, validate::SecretSpec};
+use super::{
+    Problem,
+    grant::Authority,
+    refresh::Lifetime,
+    validate::{SecretSpec, Wanted},
+};
 use crate::api::{Reason, SECRET_TYPE, annotations as keys};
 
 /// What our Secret's annotations say about the token in it.
@@ -31,6 +36,8 @@ pub struct Record {
     pub refresh_handled: Option<String>,
     /// Which state of the binding's own credential it was got by; `None`: the source has none.
     pub credential: Option<String>,
+    /// What a grant had to allow for it; `None`: the source needs no grant.
+    pub granted: Option<Authority>,
     /// False: the keys of the issuer could not be had when it was written.
     pub signature_checked: bool,
 }
@@ -134,6 +141,18 @@ pub fn observe(metadata: Option<&ObjectMeta>, binding_uid: &str, intact: bool) -
         }
         Some(owner) => Observed::Foreign(Other::Else(format!("{} {}", owner.kind, owner.name))),
         None => Observed::Foreign(Other::Else("nobody (it has no controller)".to_owned())),
+    }
+}
+
+/// What a grant has to allow for what stands in our Secret, whatever its binding asks for now; `None`: nothing. One whose
+/// annotations tell nothing is taken for what is `wanted`.
+#[must_use]
+pub fn held_authority(secret: &Observed, wanted: Option<&Wanted>) -> Option<Authority> {
+    let Observed::Ours(ours) = secret else { return None };
+    match (&ours.record, wanted) {
+        (Some(record), Some(wanted)) if record.spec_hash == wanted.spec_hash => Authority::of(wanted),
+        (Some(record), _) => record.granted.clone(),
+        (None, wanted) => wanted.and_then(Authority::of),
     }
 }
 
@@ -265,7 +284,9 @@ fn owners(owner: &Owner, existing: Option<&ObjectMeta>) -> Vec<OwnerReference> {
 fn record_from(annotations: &BTreeMap<String, String>) -> Option<Record> {
     let text = |key: &str| annotations.get(key).cloned();
     let time = |key: &str| annotations.get(key)?.parse::<Timestamp>().ok();
+    let granted = annotations.get(keys::GRANTED).map(|text| serde_json::from_str(text)).transpose().ok()?;
     Some(Record {
+        granted,
         issuer: text(keys::ISSUER)?,
         identity: text(keys::IDENTITY),
         life: Lifetime { issued: time(keys::ISSUE_TIME)?, expires: time(keys::EXPIRATION_TIME)? },
@@ -295,6 +316,8 @@ fn record_into(record: &Record) -> BTreeMap<String, String> {
         (keys::CREDENTIAL_HASH, &record.credential),
     ];
     annotations.extend(optional.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v.clone()?))));
+    let granted = record.granted.as_ref().and_then(|granted| serde_json::to_string(granted).ok());
+    annotations.extend(granted.map(|granted| (keys::GRANTED.to_owned(), granted)));
     annotations
 }
 

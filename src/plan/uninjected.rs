@@ -1,4 +1,4 @@
-//! Pods that ask for tokens and have none, because they were created while nothing injected.
+//! Pods that ask for tokens and have none, mostly because they were created while nothing injected.
 use k8s_openapi::{
     api::core::v1::Pod,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -33,10 +33,21 @@ impl Excluded {
 pub enum Trace {
     /// It asks for nothing, or nothing can be done about it.
     None,
-    /// What injects has left its mark.
-    Injected,
-    /// It asks, and nothing says that it was answered: only its spec can tell.
+    /// It asks, and bears the mark of what injects. Anybody can write that: it is a hint, and only the spec can tell.
+    Marked,
+    /// It asks, and nothing says that it was answered.
     Unanswered,
+}
+
+/// What a pod's spec tells of its injection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Nothing: it asks for nothing, or has ended.
+    Nothing,
+    /// It has all that it asks for.
+    Complete,
+    /// It has not: what it lacks, and the mend.
+    Lacking(String),
 }
 
 /// Reads a pod's metadata.
@@ -50,28 +61,30 @@ pub fn trace(metadata: &ObjectMeta, excluded: &Excluded) -> Trace {
     if !asks || is_mirror || left_alone || metadata.deletion_timestamp.is_some() {
         return Trace::None;
     }
-    if annotation(&format!("{PREFIX}status")).is_some() { Trace::Injected } else { Trace::Unanswered }
+    if annotation(&format!("{PREFIX}status")).is_some() { Trace::Marked } else { Trace::Unanswered }
 }
 
-/// What `pod`, which asks for tokens, has not got, and the mend; `None` where it has all, or has ended.
+/// Whether `pod` has the tokens that it asks for.
 #[must_use]
-pub fn complaint(pod: &Pod) -> Option<String> {
-    if pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| ENDED.contains(&p)) {
-        return None;
+pub fn finding(pod: &Pod) -> Finding {
+    let has_ended = pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| ENDED.contains(&p));
+    let value = serde_json::to_value(pod).unwrap_or_default();
+    if has_ended {
+        return Finding::Nothing;
     }
-    let value = serde_json::to_value(pod).ok()?;
     let mend = mend(&pod.metadata);
     match inject::request(&inject::Pod::of(&value)) {
-        Ok(None) => None,
-        Ok(Some(request)) => {
-            let missing = missing(&value, &request)?;
+        Ok(None) => Finding::Nothing,
+        Ok(Some(request)) => missing(&value, &request).map_or(Finding::Complete, |missing| {
             let names = request.bindings.join(", ");
-            Some(format!(
-                "asks for the tokens of IdTokenBindings {names}, but has {missing}: it was created while nothing injected. {mend}"
+            Finding::Lacking(format!(
+                "asks for the tokens of IdTokenBindings {names}, but has {missing}. Nothing injected when it was created, or that was \
+                 taken away again, or the annotation came later than the pod (it belongs in the template). {mend}"
             ))
-        }
-        Err(refusal) => Some(format!(
-            "asks for tokens in a way that is refused, but was created while nothing looked at it: {refusal}. Then: {mend}"
+        }),
+        Err(refusal) => Finding::Lacking(format!(
+            "asks for tokens in a way that is refused, but nothing looked at it when it was created, or the annotation came later: \
+             {refusal}. Then: {mend}"
         )),
     }
 }
@@ -100,12 +113,25 @@ fn missing(pod: &Value, request: &Request) -> Option<String> {
         return Some(format!("no volume {VOLUME:?} with the token of {name}"));
     }
     let chosen = |container: &&Value| {
-        let name = container["name"].as_str().unwrap_or_default();
-        request.containers.as_ref().is_none_or(|names| names.iter().any(|wanted| wanted == name))
+        request.containers.as_ref().is_none_or(|names| names.iter().any(|wanted| wanted == name(container)))
     };
     let containers = elements(&spec["initContainers"]).chain(elements(&spec["containers"]));
-    let has_mount = containers.filter(chosen).any(|c| elements(&c["volumeMounts"]).any(is_ours));
-    (!has_mount).then(|| format!("no mount of the volume {VOLUME:?}"))
+    let (with, without): (Vec<_>, Vec<_>) =
+        containers.filter(chosen).partition(|c| elements(&c["volumeMounts"]).any(is_ours));
+    if with.is_empty() {
+        return Some(format!("no mount of the volume {VOLUME:?}"));
+    }
+    // Where the author has mounted something of his own, he wants no tokens.
+    let is_taken = |container: &Value| {
+        let paths = elements(&container["volumeMounts"]).filter_map(|mount| mount["mountPath"].as_str());
+        paths.into_iter().any(|path| path.trim_end_matches('/') == request.mount_path)
+    };
+    let names: Vec<_> = without.into_iter().filter(|c| !is_taken(c)).map(name).collect();
+    (!names.is_empty()).then(|| format!("no mount of the volume {VOLUME:?} in {}", names.join(", ")))
+}
+
+fn name(container: &Value) -> &str {
+    container["name"].as_str().unwrap_or_default()
 }
 
 /// Whether a source of a projected volume, of whatever type, writes to `path`.

@@ -38,7 +38,10 @@ pub struct CachedLookup<C, L, E> {
     live: L,
     absent: Mutex<Absent>,
     shares: Mutex<HashMap<String, Arc<Semaphore>>>,
-    reads: Semaphore,
+    /// For the one read of a namespace that has no other under way.
+    first: Semaphore,
+    /// For its further ones.
+    further: Semaphore,
     error: PhantomData<fn() -> E>,
 }
 
@@ -51,18 +54,37 @@ where
 {
     /// Both functions take a namespace and a name.
     pub fn new(cached: C, live: L) -> Self {
-        let (absent, shares, reads) = (Mutex::default(), Mutex::default(), Semaphore::new(READS));
-        Self { cached, live, absent, shares, reads, error: PhantomData }
+        Self {
+            cached,
+            live,
+            absent: Mutex::default(),
+            shares: Mutex::default(),
+            first: Semaphore::new(FIRST),
+            further: Semaphore::new(FURTHER),
+            error: PhantomData,
+        }
     }
 
     async fn read(&self, namespace: &str, name: &str) -> Lookup {
         let share = self.share(namespace);
         let read = async {
             let _share = share.acquire().await;
-            let _permit = self.reads.acquire().await;
-            (self.live)(namespace.to_owned(), name.to_owned()).await
+            let is_first = share.available_permits() + 1 == SHARE;
+            let _permit = if is_first { self.first.acquire().await } else { self.further.acquire().await };
+            // Who was asked for the same while this one waited may know by now.
+            match self.known(namespace, name) {
+                Some(known) => known,
+                None => self.ask(namespace, name).await,
+            }
         };
-        match timeout(READ, read).await {
+        timeout(WAIT, read).await.unwrap_or_else(|_| {
+            tracing::warn!(namespace, name, "binding not read in time: too many others are being read");
+            Lookup::Unavailable
+        })
+    }
+
+    async fn ask(&self, namespace: &str, name: &str) -> Lookup {
+        match timeout(READ, (self.live)(namespace.to_owned(), name.to_owned())).await {
             Ok(Ok(Some(facts))) => Lookup::Found(facts),
             Ok(Ok(None)) => {
                 self.absent().insert(namespace, name, Instant::now());
@@ -77,6 +99,14 @@ where
                 Lookup::Unavailable
             }
         }
+    }
+
+    /// What is known without a read.
+    fn known(&self, namespace: &str, name: &str) -> Option<Lookup> {
+        if let Some(facts) = (self.cached)(namespace, name) {
+            return Some(Lookup::Found(facts));
+        }
+        self.absent().contains(namespace, name, Instant::now()).then_some(Lookup::Missing)
     }
 
     /// What `namespace` may read at a time: its pods that name bindings by the hundred which don't exist keep nobody else waiting.
@@ -99,13 +129,10 @@ where
     E: Display + 'static,
 {
     async fn find(&self, namespace: &str, name: &str) -> Lookup {
-        if let Some(facts) = (self.cached)(namespace, name) {
-            return Lookup::Found(facts);
+        match self.known(namespace, name) {
+            Some(known) => known,
+            None => self.read(namespace, name).await,
         }
-        if self.absent().contains(namespace, name, Instant::now()) {
-            return Lookup::Missing;
-        }
-        self.read(namespace, name).await
     }
 }
 
@@ -142,11 +169,15 @@ impl Absent {
     }
 }
 
-/// How long the API server has for one answer; it waits for ours for 5 s.
+/// How long the API server has for one answer.
 const READ: Duration = Duration::from_secs(2);
-/// Reads at the same time.
-const READS: usize = 16;
-/// Of these, for one namespace.
+/// How long a name may take, with its turn: the API server waits for our answer for 5 s.
+const WAIT: Duration = Duration::from_secs(4);
+/// Namespaces that read at the same time: however many reads some have under way, there is room for the first of others.
+const FIRST: usize = 32;
+/// Reads at the same time beside these.
+const FURTHER: usize = 8;
+/// Reads of one namespace at the same time.
 const SHARE: usize = 4;
 /// How long a missing binding counts as missing. The watch cache is asked first all the same.
 const ABSENT: Duration = Duration::from_secs(5);
@@ -231,18 +262,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_namespace_keeps_no_other_one_waiting() {
+    async fn greedy_namespaces_keep_no_other_one_waiting() {
         let live = async |namespace: String, _: String| {
-            if namespace == "greedy" {
+            if namespace.starts_with("greedy") {
                 std::future::pending::<()>().await;
             }
             Ok::<_, &str>(Some(facts()))
         };
         let lookup = Arc::new(CachedLookup::new(|_: &str, _: &str| None, live));
         let start = Instant::now();
-        let greedy = (0..64).map(|i| {
+        let greedy = (0..64 * 8).map(|i| {
             let lookup = lookup.clone();
-            tokio::spawn(async move { lookup.find("greedy", &i.to_string()).await })
+            tokio::spawn(async move { lookup.find(&format!("greedy-{}", i % 8), &i.to_string()).await })
         });
         let greedy: Vec<_> = greedy.collect();
         tokio::task::yield_now().await; // all of them ask
@@ -251,9 +282,28 @@ mod tests {
         for asked in greedy {
             assert_eq!(asked.await.unwrap(), Lookup::Unavailable);
         }
-        assert_eq!(start.elapsed(), Duration::from_secs(2));
+        assert_eq!(start.elapsed(), Duration::from_secs(4));
         let _ = lookup.find("last", "a").await;
         assert_eq!(lookup.shares.lock().unwrap().len(), 1, "a share is kept no longer than it is used");
+    }
+
+    /// As when a Job's pods are created at once, and before their binding.
+    #[tokio::test(start_paused = true)]
+    async fn what_many_ask_for_at_once_is_read_a_few_times_only() {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let count = reads.clone();
+        let live = move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                Ok::<_, &str>(None)
+            }
+        };
+        let lookup = CachedLookup::new(|_: &str, _: &str| None, live);
+        let start = Instant::now();
+        let answers = futures::future::join_all((0..500).map(|_| lookup.find("ns", "late"))).await;
+        assert!(answers.iter().all(|answer| *answer == Lookup::Missing));
+        assert_eq!((reads.load(Ordering::SeqCst), start.elapsed()), (4, Duration::from_millis(500)));
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl<L: BindingLookup> Webhook<L> {
         })?;
         let decided =
             if request.creates_pod() { self.decide(&request).await } else { Ok(Injection::default()) };
-        Ok(Json(self.answer(&request, decided)))
+        self.answer(&request, decided).map(Json)
     }
 
     async fn decide(&self, request: &Request<'_>) -> Result<Injection, NotAllowed> {
@@ -137,25 +137,36 @@ impl<L: BindingLookup> Webhook<L> {
         Ok(found?.into_iter().flatten().collect())
     }
 
-    fn answer(&self, request: &Request<'_>, decided: Result<Injection, NotAllowed>) -> Answer {
+    /// The error is no decision on the pod, but the lack of one: the registration's failurePolicy says what becomes of it.
+    fn answer(
+        &self,
+        request: &Request<'_>,
+        decided: Result<Injection, NotAllowed>,
+    ) -> Result<Answer, (StatusCode, String)> {
         let Request { uid, namespace, name, .. } = request;
         match decided {
             Ok(injection) => {
                 let result = if injection.patch.is_empty() { "unchanged" } else { "injected" };
                 self.outcomes.add(result);
                 tracing::debug!(uid, namespace, name, result, "pod reviewed");
-                review::allowed(uid, injection)
+                Ok(review::allowed(uid, injection))
             }
             Err(NotAllowed::NotNow(binding)) => {
                 self.outcomes.add("unavailable");
-                tracing::warn!(uid, namespace, name, binding, "pod refused: its binding can't be read");
+                tracing::warn!(
+                    uid,
+                    namespace,
+                    name,
+                    binding,
+                    "pod not decided on: its binding can't be read"
+                );
                 let message = format!("IdTokenBinding {binding} can't be read at the moment; try again");
-                review::unavailable(uid, message)
+                Err((StatusCode::SERVICE_UNAVAILABLE, message))
             }
             Err(NotAllowed::Refused(refusal)) => {
                 self.outcomes.add("refused");
                 tracing::info!(uid, namespace, name, %refusal, "pod refused");
-                review::denied(uid, refusal.to_string())
+                Ok(review::denied(uid, refusal.to_string()))
             }
         }
     }

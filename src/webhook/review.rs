@@ -126,12 +126,6 @@ pub fn denied(uid: &str, message: String) -> Answer {
     refusal(uid, Failure { status: FAILURE, code: 400, reason: "BadRequest", message })
 }
 
-/// The pod may be sent again later, as controllers do by themselves.
-#[must_use]
-pub fn unavailable(uid: &str, message: String) -> Answer {
-    refusal(uid, Failure { status: FAILURE, code: 503, reason: "ServiceUnavailable", message })
-}
-
 fn refusal(uid: &str, status: Failure) -> Answer {
     answer(Response { status: Some(status), ..Response::new(uid, false) })
 }

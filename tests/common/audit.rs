@@ -64,7 +64,7 @@ impl Audit {
         lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
     }
 
-    /// What of it RBAC has refused: `verb resource`.
+    /// What of it RBAC has refused: `verb resource.group/subresource`.
     pub fn refused(&self, account: &str, position: usize) -> BTreeSet<String> {
         let decision = |event: &Value| event["annotations"]["authorization.k8s.io/decision"] == "forbid";
         self.by(account, position).iter().filter(|event| decision(event)).map(call).collect()
@@ -75,10 +75,12 @@ impl Audit {
     }
 }
 
-/// `verb resource` or `verb resource/subresource`.
+/// `verb resource`, with `.group` and `/subresource` where there are any.
 fn call(event: &Value) -> String {
-    let of = |field: &str| event["objectRef"][field].as_str().unwrap_or_default().to_owned();
-    let subresource = of("subresource");
-    let separator = if subresource.is_empty() { "" } else { "/" };
-    format!("{} {}{separator}{subresource}", event["verb"].as_str().unwrap(), of("resource"))
+    let of = |field: &str, before: &str| match event["objectRef"][field].as_str() {
+        Some(text) if !text.is_empty() => format!("{before}{text}"),
+        _ => String::new(),
+    };
+    let (resource, group, sub) = (of("resource", ""), of("apiGroup", "."), of("subresource", "/"));
+    format!("{} {resource}{group}{sub}", event["verb"].as_str().unwrap())
 }

@@ -3,7 +3,10 @@
 
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic, unreachable_pub)]
 
-use idtoken_operator::plan::inject::{BindingFacts, Injection, Pod, inject};
+use idtoken_operator::{
+    plan::inject::{BindingFacts, Injection, Pod, inject},
+    webhook::review::Request,
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -23,7 +26,16 @@ pub fn checked(
     facts: &dyn Fn(&str) -> Option<BindingFacts>,
     now: Timestamp,
 ) -> Result<Value, String> {
-    let injection = match inject(&Pod::of(pod), facts, now) {
+    let decided = inject(&Pod::of(pod), facts, now);
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {"uid": "1", "object": pod},
+    });
+    let review = review.to_string();
+    let asked = Request::parse(review.as_bytes()).unwrap();
+    assert_eq!(inject(&asked.object, facts, now), decided, "what is read of a review of {pod} is not enough");
+    let injection = match decided {
         Ok(injection) => injection,
         Err(refusal) => {
             let words = refusal.to_string();

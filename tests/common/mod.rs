@@ -11,6 +11,7 @@
 )]
 
 pub mod admissions;
+pub mod attempt;
 pub mod audit;
 pub mod child;
 pub mod emulator;

@@ -155,7 +155,7 @@ impl Bench {
         wanted: &Wanted,
         authorise: impl Fn() -> Result<(), Problem>,
     ) -> Result<(RawToken, Record), Problem> {
-        obtain(&self.minter, &self.verifier, wanted, &self.credentials, authorise).await
+        obtain(&self.minter, &self.verifier, wanted, &self.credentials, async || authorise()).await
     }
 
     /// A token that bears looking at; its claims.
@@ -268,6 +268,7 @@ fn record() -> Record {
         token_sha256: String::new(),
         refresh_handled: None,
         credential: None,
+        granted: None,
         signature_checked: true,
     }
 }

@@ -35,13 +35,14 @@ securityContext:
 resources: {{- toYaml $own.resources | nindent 2 }}
 {{- end }}
 
-{{/* The token of the ServiceAccount, as the ServiceAccount admission plugin would mount it. */}}
+{{/* The token of the ServiceAccount, as the ServiceAccount admission plugin would mount it, but for the seconds: its 3607 are
+     the sign for the API server to make a token of a year (--service-account-extend-token-expiration). */}}
 {{- define "idtoken-operator.tokenVolume" -}}
 - name: kube-api-access
   projected:
     defaultMode: 292 # 0444
     sources:
-    - serviceAccountToken: {path: token, expirationSeconds: 3607}
+    - serviceAccountToken: {path: token, expirationSeconds: 3600}
     - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
     - downwardAPI: {items: [{path: namespace, fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}}]}
 {{- end }}

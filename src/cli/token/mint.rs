@@ -94,7 +94,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             None => Verifier::new(jwks, args.require_signature),
             Some(_) => Verifier::unsigned(jwks),
         };
-        let obtaining = obtain(&minter, &verifier, &wanted, &credentials, || Ok(()));
+        let obtaining = obtain(&minter, &verifier, &wanted, &credentials, || std::future::ready(Ok(())));
         let Some(obtained) = stop.run_until_cancelled(obtaining).await else {
             bail!("ended by a signal before the token had come");
         };

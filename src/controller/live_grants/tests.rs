@@ -10,17 +10,20 @@ use tower::service_fn;
 use super::*;
 use crate::{api::IdTokenBinding, plan::validate::validate};
 
+const NOW: Duration = Duration::ZERO;
+const MINUTE: Duration = Duration::from_secs(60);
+
 fn owner() -> Owner {
     Owner { name: "orders".into(), namespace: "shop".into(), uid: "uid-1".into() }
 }
 
-fn wanted() -> Wanted {
+fn authority() -> Option<Authority> {
     let binding: IdTokenBinding = serde_json::from_value(json!({
         "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding", "metadata": {"name": "orders", "namespace": "shop"},
         "spec": {"audience": "https://orders.a.run.app", "source": {"metadataServer": {}}},
     }))
     .unwrap();
-    validate(&binding).unwrap()
+    Authority::of(&validate(&binding).unwrap())
 }
 
 fn grant(namespaces: &Value) -> Value {
@@ -53,13 +56,13 @@ fn server(grants: Value, labels: Value, asked: Arc<std::sync::Mutex<Vec<String>>
 
 /// What the watches brought: nothing.
 fn empty() -> Grants {
-    Grants::Watched { grants: store().0, namespaces: store().0 }
+    Grants::Watched { grants: store().0, namespaces: store().0, watches: Vec::new() }
 }
 
 async fn authorise(grants: Value, labels: Value) -> (Result<bool, String>, Vec<String>) {
     let asked = Arc::default();
     let client = server(grants, labels, Arc::clone(&asked));
-    let live = LiveGrants::default().authorise(&client, &empty(), &owner(), &wanted()).await;
+    let live = LiveGrants::default().authorise(&client, &empty(), &owner(), authority().as_ref(), NOW).await;
     let asked = asked.lock().unwrap().clone();
     (live.map(|verdict| verdict.is_ok()), asked)
 }
@@ -95,9 +98,9 @@ async fn what_can_not_be_looked_at_is_neither_granted_nor_not() {
 async fn many_that_ask_at_once_share_a_list_that_began_after_they_asked() {
     let (asked, live) = (Arc::<std::sync::Mutex<Vec<String>>>::default(), LiveGrants::default());
     let client = server(json!([grant(&json!({"names": ["shop"]}))]), json!({}), Arc::clone(&asked));
-    let (source, owner, wanted, allowed) = (empty(), owner(), wanted(), AtomicUsize::new(0));
+    let (source, owner, authority, allowed) = (empty(), owner(), authority(), AtomicUsize::new(0));
     let one = async || {
-        let verdict = live.authorise(&client, &source, &owner, &wanted).await.unwrap();
+        let verdict = live.authorise(&client, &source, &owner, authority.as_ref(), NOW).await.unwrap();
         allowed.fetch_add(usize::from(verdict.is_ok()), Ordering::Relaxed);
     };
     futures::future::join_all((0..100).map(|_| one())).await;
@@ -106,4 +109,30 @@ async fn many_that_ask_at_once_share_a_list_that_began_after_they_asked() {
     assert!((1..=2).contains(&lists), "{lists}");
     one().await;
     assert_eq!(asked.lock().unwrap().len(), lists + 1, "an earlier list is too old for who asks later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_look_a_minute_is_enough_for_who_may_be_a_minute_behind_and_a_failed_one_is_made_again_soon() {
+    let (asked, live) = (Arc::<std::sync::Mutex<Vec<String>>>::default(), LiveGrants::default());
+    let selecting = json!([grant(&json!({"selector": {"matchLabels": {"team": "orders"}}}))]);
+    let client = server(selecting, json!({"team": "orders"}), Arc::clone(&asked));
+    let (source, owner, authority) = (empty(), owner(), authority());
+    let ask = async |age| live.authorise(&client, &source, &owner, authority.as_ref(), age).await;
+    for _ in 0..10 {
+        assert_eq!(ask(MINUTE).await, Ok(Ok(())));
+        tokio::time::advance(Duration::from_secs(6)).await;
+    }
+    assert_eq!(*asked.lock().unwrap(), [GRANTS, "/api/v1/namespaces?"]);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(ask(MINUTE).await, Ok(Ok(())));
+    assert_eq!(asked.lock().unwrap().len(), 4);
+
+    let (asked, live) = (Arc::<std::sync::Mutex<Vec<String>>>::default(), LiveGrants::default());
+    let client = server(json!("etcd is gone"), json!({}), Arc::clone(&asked));
+    let ask = async || live.authorise(&client, &source, &owner, authority.as_ref(), MINUTE).await.is_err();
+    assert!(ask().await && ask().await);
+    assert_eq!(asked.lock().unwrap().len(), 1);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert!(ask().await);
+    assert_eq!(asked.lock().unwrap().len(), 2);
 }

@@ -94,3 +94,15 @@ fn a_lasting_failure_counts_from_its_first_of_the_kind_and_generation() {
     assert_eq!(entry.failing_since(Some(&denied), Some(2), twelve), Some(twelve), "another generation");
     assert_eq!(entry.failing_since(None, Some(2), twelve), None);
 }
+
+#[test]
+fn since_when_a_secret_is_not_granted_is_remembered_although_it_could_not_be_written_down() {
+    let mut entry = Entry::default();
+    let (noted, none) = (Some(at("2026-01-01T10:00:00Z")), IdTokenBindingStatus::default());
+    let written = IdTokenBindingStatus { not_granted_since: noted, ..none.clone() };
+    assert_eq!(entry.not_granted_since(&written), noted, "from another process");
+    entry.note_loss(Some(at("2026-01-01T10:01:00Z")));
+    assert_eq!(entry.not_granted_since(&none), Some(at("2026-01-01T10:01:00Z")));
+    entry.note_loss(None);
+    assert_eq!(entry.not_granted_since(&written), None, "it is granted again, and that could not be written");
+}

@@ -51,6 +51,7 @@ fn record() -> Record {
         token_sha256: "00".to_owned(),
         refresh_handled: None,
         credential: None,
+        granted: None,
         signature_checked: true,
     }
 }
@@ -69,6 +70,7 @@ fn facts(secret: Observed) -> Facts {
         secret,
         was_published: false,
         permitted: Ok(()),
+        standing: Standing::Allowed,
         credential: None,
         attempts: None,
         ask_again: None,
@@ -167,10 +169,15 @@ fn without_a_grant_nothing_is_minted_and_nothing_kept_quietly() {
     }
 }
 
-/// Since 10:05 no grant allows what stands there.
+/// No grant allows what stands there.
+fn lost(secret: Observed) -> Facts {
+    Facts { standing: Standing::Lost(not_granted()), ..facts(secret) }
+}
+
+/// Since 10:05 no grant allows what stands there, and what is wanted.
 fn ungranted(secret: Observed) -> Facts {
     let since = Some(at("2026-01-01T10:05:00Z"));
-    Facts { permitted: Err(not_granted()), not_granted_since: since, was_published: true, ..facts(secret) }
+    Facts { permitted: Err(not_granted()), not_granted_since: since, was_published: true, ..lost(secret) }
 }
 
 #[test]
@@ -218,28 +225,106 @@ fn since_when_it_is_not_granted_is_kept_until_that_is_over() {
     let leaving = || {
         let deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at("2026-01-01T10:04:00Z")));
-        let metadata = ObjectMeta { deletion_timestamp, ..ObjectMeta::default() };
+        let metadata = ObjectMeta {
+            deletion_timestamp,
+            name: Some("orders-idtoken".to_owned()),
+            finalizers: Some(vec!["example.com/backup".to_owned(), "example.com/audit".to_owned()]),
+            ..ObjectMeta::default()
+        };
         Observed::Ours(Ours { metadata, record: Some(record()), intact: true })
     };
     let table = [
         ("nothing changed", ungranted(ours(record())), since),
-        ("granted again", Facts { permitted: Ok(()), ..ungranted(ours(record())) }, None),
+        ("granted again", Facts { standing: Standing::Allowed, ..ungranted(ours(record())) }, None),
         ("the Secret is gone", ungranted(Observed::Absent), None),
         ("somebody else's took its place", ungranted(Observed::Foreign(Other::Else("x".to_owned()))), None),
         ("it is being deleted, and a finalizer holds it up", ungranted(leaving()), None),
         (
             "the Secret could not be read",
-            Facts { permitted: Err(unread), ..ungranted(Observed::Absent) },
+            Facts { standing: Standing::Unknown, permitted: Err(unread), ..ungranted(Observed::Absent) },
             since,
         ),
     ];
     for (what, facts, expected) in table {
         assert_eq!(not_granted_since(&facts, now), expected, "{what}");
     }
+    let message = "no grant allows Secret orders-idtoken any more and it was deleted, but its finalizers keep it readable: \
+                   example.com/backup, example.com/audit; remove them, or see to it that whoever set them does. no grant";
+    let held = Problem { message: message.to_owned(), ..not_granted() };
+    for now in ["2026-01-01T10:06:00Z", "2026-01-01T11:00:00Z"] {
+        assert_eq!(decide(&wanted(), &ungranted(leaving()), at(now)), Decision::Held(held.clone()), "{now}");
+    }
+    let replaced = Facts { permitted: Ok(()), ..ungranted(leaving()) };
+    let later = at("2026-01-01T11:00:00Z");
+    assert_eq!(decide(&wanted(), &replaced, later), Decision::Mint { restores: false });
+}
+
+#[test]
+fn a_secret_that_is_still_granted_stays_although_its_binding_asks_for_something_else_that_is_not() {
+    let held = ours(Record { spec_hash: "spec-0".to_owned(), ..record() });
+    let edited = Facts { standing: Standing::Allowed, ..ungranted(held) };
+    for now in ["2026-01-01T10:06:00Z", "2026-01-01T10:30:00Z", "2027-01-01T00:00:00Z"] {
+        assert_eq!(decide(&wanted(), &edited, at(now)), Decision::Refuse(not_granted()), "{now}");
+        assert_eq!(not_granted_since(&edited, at(now)), None);
+    }
+}
+
+#[test]
+fn a_secret_that_no_grant_allows_goes_whatever_its_binding_asks_for_by_then() {
+    let (within, after) = (at("2026-01-01T10:06:59Z"), at("2026-01-01T10:07:00Z"));
+    let held = || ours(Record { spec_hash: "spec-0".to_owned(), ..record() });
+    let missing = Problem::on_change(Reason::CredentialsNotFound, "Secret key does not exist");
+    let own = Facts { permitted: Err(missing.clone()), ..ungranted(held()) };
+    assert_eq!(decide(&wanted(), &own, within), Decision::Refuse(missing.clone()));
+    assert_eq!(decide(&wanted(), &own, after), Decision::Revoke(missing));
+
+    let denied = Facts { permitted: Ok(()), attempts: Some(failed("spec-1///{}{}")), ..ungranted(held()) };
+    assert!(matches!(decide(&wanted(), &denied, within), Decision::Wait { .. }));
+    assert_eq!(decide(&wanted(), &denied, after), Decision::Revoke(unavailable()));
+
+    let new = Facts { attempts: None, ..denied };
+    assert_eq!(decide(&wanted(), &new, within), Decision::Mint { restores: false });
     assert_eq!(
-        decide(&wanted(), &ungranted(leaving()), at("2026-01-01T11:00:00Z")),
-        Decision::Refuse(not_granted())
+        decide(&wanted(), &new, after),
+        Decision::Revoke(not_granted()),
+        "that was tried for long enough"
     );
+
+    let resting = Wanted { suspend: true, ..wanted() };
+    assert_eq!(decide(&resting, &new, within), Decision::Refuse(not_granted()));
+    assert_eq!(decide(&resting, &new, after), Decision::Revoke(not_granted()));
+
+    let invalid = Problem::on_change(Reason::InvalidSpec, "spec.audience");
+    let facts = Facts { permitted: Err(invalid.clone()), ..ungranted(held()) };
+    let planned = Decision::Refuse(invalid.clone());
+    assert_eq!(settle(planned.clone(), &facts, within), planned);
+    assert_eq!(settle(planned, &facts, after), Decision::Revoke(invalid));
+}
+
+#[test]
+fn what_can_not_be_looked_at_is_not_removed_and_its_grace_goes_on() {
+    let unread = Problem::transient(Reason::SourceUnavailable, "grants can't be read");
+    let facts =
+        Facts { standing: Standing::Unknown, permitted: Err(unread.clone()), ..ungranted(ours(record())) };
+    let now = at("2026-01-01T10:40:00Z");
+    assert_eq!(decide(&wanted(), &facts, now), Decision::Refuse(unread.clone()));
+    assert_eq!(not_granted_since(&facts, now), Some(at("2026-01-01T10:05:00Z")));
+    let table = [
+        (Ok(()), Standing::Allowed),
+        (Err(not_granted()), Standing::Lost(not_granted())),
+        (Err(unread), Standing::Unknown),
+    ];
+    for (asked, standing) in table {
+        assert_eq!(Standing::of(&asked), standing);
+    }
+}
+
+#[test]
+fn a_loss_is_kept_quiet_for_five_seconds_and_never_beyond_half_of_the_grace() {
+    for (grace, quiet) in [(120_000, 5_000), (10_000, 5_000), (4_000, 2_000), (1_000, 500), (0, 0)] {
+        let quiet = SignedDuration::from_millis(quiet);
+        assert_eq!(quiet_for(SignedDuration::from_millis(grace)), quiet, "{grace}");
+    }
 }
 
 #[test]
@@ -249,7 +334,7 @@ fn a_removal_that_failed_is_tried_again_with_back_off() {
     assert_eq!(decide(&wanted(), &facts, at("2026-01-01T10:49:59Z")), wait);
     assert_eq!(decide(&wanted(), &facts, at("2026-01-01T10:50:00Z")), Decision::Revoke(not_granted()));
     // It holds up no mint, once that is granted again.
-    let granted = Facts { permitted: Ok(()), ..facts };
+    let granted = Facts { permitted: Ok(()), standing: Standing::Allowed, ..facts };
     let now = at("2026-01-01T10:40:00Z");
     assert_eq!(decide(&wanted(), &granted, now), Decision::Mint { restores: false });
 }
@@ -468,18 +553,23 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         Just(ours(Record { spec_hash: "spec-0".to_owned(), ..record() })),
         Just(tampered(record())),
     ];
-    (secret, any::<bool>(), any::<bool>(), moment(), moment(), moment(), moment()).prop_map(
-        |(secret, granted, was_published, failed_until, ask_again, restore_not_before, since)| Facts {
-            not_granted_since: since,
-            permitted: if granted { Ok(()) } else { Err(not_granted()) },
-            was_published,
-            attempts: failed_until.map(|until| {
-                let failed = failed("spec-1///{}{}");
-                Attempts { pause: Pause { until, ..failed.pause }, ..failed }
-            }),
-            ask_again: ask_again.map(|until| Pause { until, ..pause("spec-1///{}{}", REFRESH) }),
-            restore_not_before,
-            ..facts(secret)
+    let standing =
+        prop_oneof![Just(Standing::Allowed), Just(Standing::Lost(not_granted())), Just(Standing::Unknown),];
+    (secret, any::<bool>(), any::<bool>(), moment(), moment(), moment(), moment(), standing).prop_map(
+        |(secret, granted, was_published, failed_until, ask_again, restore_not_before, since, standing)| {
+            Facts {
+                standing,
+                not_granted_since: since,
+                permitted: if granted { Ok(()) } else { Err(not_granted()) },
+                was_published,
+                attempts: failed_until.map(|until| {
+                    let failed = failed("spec-1///{}{}");
+                    Attempts { pause: Pause { until, ..failed.pause }, ..failed }
+                }),
+                ask_again: ask_again.map(|until| Pause { until, ..pause("spec-1///{}{}", REFRESH) }),
+                restore_not_before,
+                ..facts(secret)
+            }
         },
     )
 }
@@ -508,11 +598,14 @@ proptest! {
                 prop_assert!(foreign || facts.permitted.is_err());
             }
             Decision::Revoke(problem) => {
-                prop_assert_eq!(problem.reason, Reason::NotGranted);
+                let known = [Reason::NotGranted, Reason::SourceUnavailable, Reason::SecretConflict];
+                prop_assert!(known.contains(&problem.reason));
+                prop_assert_eq!(&facts.standing, &Standing::Lost(not_granted()));
                 prop_assert!(matches!(facts.secret, Observed::Ours(_)));
                 let since = facts.not_granted_since.unwrap();
                 prop_assert!(since <= now && now.duration_since(since) >= facts.grace);
             }
+            Decision::Held(_) => prop_assert!(false, "nobody deleted it"),
             Decision::Mint { .. } => {
                 let foreign = matches!(facts.secret, Observed::Foreign(_));
                 prop_assert!(!foreign && facts.permitted.is_ok());

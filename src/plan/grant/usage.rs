@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Terms, request, selects};
+use super::{Authority, Terms, selects};
 use crate::{
     api::{IdTokenBinding, IdTokenGrant, IdTokenGrantStatus},
-    plan::validate::{Wanted, validate},
+    plan::validate::validate,
 };
 
 /// What bindings ask of grants.
@@ -17,7 +17,7 @@ struct Claim {
     /// `namespace/name`.
     binding: String,
     namespace: String,
-    wanted: Wanted,
+    authority: Authority,
 }
 
 impl Claims {
@@ -27,8 +27,8 @@ impl Claims {
             let meta = &binding.metadata;
             let (namespace, name) = (meta.namespace.clone()?, meta.name.as_deref()?);
             let wanted = validate(binding).ok().filter(|_| meta.deletion_timestamp.is_none())?;
-            wanted.source.granted_identity()?;
-            Some(Claim { binding: format!("{namespace}/{name}"), namespace, wanted })
+            let authority = Authority::of(&wanted)?;
+            Some(Claim { binding: format!("{namespace}/{name}"), namespace, authority })
         };
         let mut claims: Vec<_> = bindings.into_iter().filter_map(claim).collect();
         claims.sort_unstable_by(|a, b| a.binding.cmp(&b.binding));
@@ -49,7 +49,7 @@ impl Claims {
             let namespace = claim.namespace.as_str();
             let select = || selects(&spec.namespaces, namespace, labels(namespace));
             let is_allowed = *selected.entry(namespace).or_insert_with(select)
-                && request(namespace, None, &claim.wanted).is_some_and(|request| terms.cover(request));
+                && terms.cover(claim.authority.from(namespace, None));
             if is_allowed {
                 bindings += 1;
                 if used_by.len() < NAMED {
@@ -174,7 +174,8 @@ mod tests {
             let allowed = bindings
                 .iter()
                 .filter(|b| {
-                    authorise([&grant], b.metadata.namespace.as_deref().unwrap(), None, &validate(b).unwrap())
+                    let authority = Authority::of(&validate(b).unwrap());
+                    authorise([&grant], b.metadata.namespace.as_deref().unwrap(), None, authority.as_ref())
                         .is_ok()
                 })
                 .count();

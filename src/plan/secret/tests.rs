@@ -43,6 +43,7 @@ fn record() -> Record {
         token_sha256: TOKEN_SHA256.to_owned(),
         refresh_handled: Some("once".to_owned()),
         credential: None,
+        granted: None,
         signature_checked: true,
     }
 }
@@ -122,6 +123,60 @@ fn optional_annotations_may_be_absent() {
     annotations.insert("idtoken.dev/signature-checked".to_owned(), "false".to_owned());
     let expected = Record { identity: None, refresh_handled: None, signature_checked: false, ..record() };
     assert_eq!(record_from(&annotations), Some(expected));
+}
+
+#[test]
+fn what_a_grant_had_to_allow_stands_in_an_annotation_and_counts_whatever_is_wanted_now() {
+    let authority = |audience: &str| Authority {
+        identity: "caller@p.iam.gserviceaccount.com".to_owned(),
+        audience: audience.to_owned(),
+        kind: crate::api::grant::TokenKind::IdToken,
+        chained: false,
+    };
+    let orders = authority("https://orders.example.com");
+    let record = Record { granted: Some(orders.clone()), ..record() };
+    let annotations = record_into(&record);
+    assert_eq!(
+        annotations["idtoken.dev/granted"],
+        r#"{"identity":"caller@p.iam.gserviceaccount.com","audience":"https://orders.example.com","kind":"IdToken","chained":false}"#
+    );
+    assert_eq!(record_from(&annotations), Some(record.clone()));
+    let mut broken = annotations;
+    broken.insert("idtoken.dev/granted".to_owned(), "{}".to_owned());
+    assert_eq!(record_from(&broken), None);
+
+    let binding = serde_json::from_value(json!({
+        "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding", "metadata": {"name": "orders", "namespace": "shop"},
+        "spec": {"audience": "https://carts.example.com", "source": {"impersonation": {"serviceAccount": "caller@p.iam.gserviceaccount.com"}}},
+    }));
+    let wanted = crate::plan::validate::validate(&binding.unwrap()).unwrap();
+    let ours = |record: Option<Record>| {
+        Observed::Ours(Ours { metadata: ObjectMeta::default(), record, intact: true })
+    };
+    let carts = Some(authority("https://carts.example.com"));
+    let of_this_spec = Record { spec_hash: wanted.spec_hash.clone(), granted: None, ..record.clone() };
+    let table = [
+        ("of another spec", ours(Some(record.clone())), Some(&wanted), Some(orders.clone())),
+        (
+            "of another spec that needed none",
+            ours(Some(Record { granted: None, ..record.clone() })),
+            Some(&wanted),
+            None,
+        ),
+        (
+            "of this spec, and the annotation was taken away",
+            ours(Some(of_this_spec)),
+            Some(&wanted),
+            carts.clone(),
+        ),
+        ("the annotations were wiped", ours(None), Some(&wanted), carts),
+        ("the spec is invalid", ours(Some(record)), None, Some(orders)),
+        ("the spec is invalid, and the annotations were wiped", ours(None), None, None),
+        ("nothing is there", Observed::Absent, Some(&wanted), None),
+    ];
+    for (what, secret, wanted, expected) in table {
+        assert_eq!(held_authority(&secret, wanted), expected, "{what}");
+    }
 }
 
 #[test]

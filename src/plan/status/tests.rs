@@ -14,6 +14,7 @@ fn record() -> Record {
         token_sha256: "256d04db4e5e4ac308751ed0885b722b758630567c53a7125ed9fbd068e5c3f6".to_owned(),
         refresh_handled: None,
         credential: None,
+        granted: None,
         signature_checked: true,
     }
 }

@@ -2,7 +2,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::{Excluded, Trace, complaint, confirmation, trace};
+use super::{Excluded, Finding, Trace, confirmation, finding, trace};
 
 fn pod(annotations: &Value, spec: &Value) -> Pod {
     let pod = json!({
@@ -14,6 +14,13 @@ fn pod(annotations: &Value, spec: &Value) -> Pod {
 
 fn asking(spec: &Value) -> Pod {
     pod(&json!({"idtoken.dev/inject": "orders, stock"}), spec)
+}
+
+fn complaint(pod: &Pod) -> Option<String> {
+    match finding(pod) {
+        Finding::Lacking(complaint) => Some(complaint),
+        Finding::Complete | Finding::Nothing => None,
+    }
 }
 
 fn volume(paths: &[&str]) -> Value {
@@ -52,7 +59,7 @@ fn metadata_tell_whom_to_look_at() {
         (json!({"idtoken.dev/status": "{}"}), Trace::None),
         (json!({"idtoken.dev/inject": "orders"}), Trace::Unanswered),
         (json!({"idtoken.dev/inject": "orders", "idtoken.dev/status": " "}), Trace::Unanswered),
-        (json!({"idtoken.dev/inject": "orders", "idtoken.dev/status": "{}"}), Trace::Injected),
+        (json!({"idtoken.dev/inject": "orders", "idtoken.dev/status": "{}"}), Trace::Marked),
         (json!({"idtoken.dev/inject": "orders", "kubernetes.io/config.mirror": "3a5f"}), Trace::None),
     ] {
         assert_eq!(of(annotations.clone()), expected, "{annotations}");
@@ -66,19 +73,45 @@ fn metadata_tell_whom_to_look_at() {
 }
 
 #[test]
-fn pods_that_have_it_all_are_not_complained_of() {
+fn pods_that_have_it_all_are_complete_and_nothing_is_known_of_those_that_ask_for_nothing() {
     let mount = json!([{"name": "idtoken", "mountPath": "/tokens"}]);
+    let own = json!([{"name": "own", "mountPath": "/var/run/secrets/idtoken.dev/"}]);
     let both = volume(&["orders/token", "stock/token"]);
     for spec in [
         json!({"volumes": both, "containers": [{"name": "app", "volumeMounts": mount}]}),
-        // One of them is enough: another may have a mount of its own there.
-        json!({"volumes": both, "containers": [{"name": "app"}, {"name": "web", "volumeMounts": mount}]}),
-        json!({"volumes": both, "containers": [{"name": "app"}], "initContainers": [{"name": "init", "volumeMounts": mount}]}),
+        json!({"volumes": both, "containers": [{"name": "app", "volumeMounts": own}, {"name": "web", "volumeMounts": mount}]}),
+        json!({"volumes": both, "containers": [{"name": "app", "volumeMounts": mount}], "initContainers": [{"name": "init", "volumeMounts": mount}]}),
     ] {
-        assert_eq!(complaint(&asking(&spec)), None, "{spec}");
+        assert_eq!(finding(&asking(&spec)), Finding::Complete, "{spec}");
     }
     let blank = pod(&json!({"idtoken.dev/inject": " "}), &json!({"containers": [{"name": "app"}]}));
-    assert_eq!(complaint(&blank), None);
+    assert_eq!(finding(&blank), Finding::Nothing);
+}
+
+#[test]
+fn each_container_that_is_meant_and_has_no_mount_is_named() {
+    let mount = json!([{"name": "idtoken", "mountPath": "/tokens"}]);
+    let spec = json!({
+        "volumes": volume(&["orders/token", "stock/token"]),
+        "initContainers": [{"name": "init"}],
+        "containers": [{"name": "app"}, {"name": "web", "volumeMounts": mount}],
+    });
+    let said = complaint(&asking(&spec)).unwrap();
+    assert!(said.contains("but has no mount of the volume \"idtoken\" in init, app. "), "{said}");
+    let some = json!({"idtoken.dev/inject": "orders", "idtoken.dev/containers": "web"});
+    assert_eq!(finding(&pod(&some, &spec)), Finding::Complete);
+}
+
+/// A mark on the pod does not count where its containers have something else in the tokens' place.
+#[test]
+fn a_pod_whose_mounts_are_all_of_another_kind_has_nothing() {
+    let own = json!([{"name": "own", "mountPath": "/var/run/secrets/idtoken.dev"}]);
+    let spec =
+        json!({"volumes": volume(&["orders/token"]), "containers": [{"name": "app", "volumeMounts": own}]});
+    let marked = json!({"idtoken.dev/inject": "orders", "idtoken.dev/status": "{}"});
+    assert!(
+        complaint(&pod(&marked, &spec)).unwrap().contains("but has no mount of the volume \"idtoken\". ")
+    );
 }
 
 #[test]
@@ -86,11 +119,12 @@ fn what_is_missing_is_said_with_the_mend() {
     let lacks = |spec: Value| complaint(&asking(&spec)).unwrap();
     assert_eq!(
         lacks(json!({"containers": [{"name": "app"}]})),
-        "asks for the tokens of IdTokenBindings orders, stock, but has no volume \"idtoken\" with the token of orders: it was created \
-         while nothing injected. Delete it and create it again when injection is at work"
+        "asks for the tokens of IdTokenBindings orders, stock, but has no volume \"idtoken\" with the token of orders. Nothing \
+         injected when it was created, or that was taken away again, or the annotation came later than the pod (it belongs in the \
+         template). Delete it and create it again when injection is at work"
     );
     let half = json!({"volumes": volume(&["orders/token"]), "containers": [{"name": "app"}]});
-    assert!(lacks(half).contains("has no volume \"idtoken\" with the token of stock:"));
+    assert!(lacks(half).contains("has no volume \"idtoken\" with the token of stock. "));
     let both = volume(&["orders/token", "stock/token"]);
     for mounts in [
         json!([]),
@@ -98,7 +132,7 @@ fn what_is_missing_is_said_with_the_mend() {
         json!([{"name": "idtoken", "mountPath": "/x", "subPath": "orders/token"}]),
     ] {
         let spec = json!({"volumes": both, "containers": [{"name": "app", "volumeMounts": mounts}]});
-        assert!(lacks(spec).contains("has no mount of the volume \"idtoken\":"));
+        assert!(lacks(spec).contains("has no mount of the volume \"idtoken\". "));
     }
     let chosen = json!({"idtoken.dev/inject": "orders", "idtoken.dev/containers": "app"});
     let mount = json!([{"name": "idtoken", "mountPath": "/tokens"}]);
@@ -111,19 +145,18 @@ fn malformed_annotations_are_named() {
     let annotations = json!({"idtoken.dev/inject": "orders", "idtoken.dev/file-mode": "9"});
     assert_eq!(
         complaint(&pod(&annotations, &json!({"containers": [{"name": "app"}]}))).unwrap(),
-        "asks for tokens in a way that is refused, but was created while nothing looked at it: annotation idtoken.dev/file-mode: \"9\" is not \
-         a file mode; write three octal digits, such as 0444 or 0400. Then: Delete it and create it again when injection is at work"
+        "asks for tokens in a way that is refused, but nothing looked at it when it was created, or the annotation came later: \
+         annotation idtoken.dev/file-mode: \"9\" is not a file mode; write three octal digits, such as 0444 or 0400. Then: Delete it and create it again when injection is at work"
     );
 }
 
 #[test]
-fn pods_that_have_ended_miss_nothing() {
-    for (phase, complains) in [("Pending", true), ("Running", true), ("Succeeded", false), ("Failed", false)]
-    {
+fn of_pods_that_have_ended_nothing_is_said() {
+    for (phase, lacks) in [("Pending", true), ("Running", true), ("Succeeded", false), ("Failed", false)] {
         let mut pod = json!(asking(&json!({"containers": [{"name": "app"}]})));
         pod["status"] = json!({"phase": phase});
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        assert_eq!(complaint(&pod).is_some(), complains, "{phase}");
+        assert_eq!(finding(&pod) != Finding::Nothing, lacks, "{phase}");
     }
 }
 
@@ -137,7 +170,7 @@ fn the_mend_is_that_of_the_owner() {
             {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "1", "controller": true},
         ]);
         let said = complaint(&serde_json::from_value(pod).unwrap()).unwrap();
-        said.split("while nothing injected. ").nth(1).unwrap().to_owned()
+        said.split("(it belongs in the template). ").nth(1).unwrap().to_owned()
     };
     let hash = json!({"pod-template-hash": "7d9f"});
     let restart = "When injection is at work: kubectl -n shop rollout restart";

@@ -10,7 +10,10 @@ use axum::{
     body::Body,
     http::{Request as HttpRequest, StatusCode},
 };
-use base64::{Engine as _, prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD}};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use http_body_util::BodyExt as _;
 use idtoken_operator::{
     cli::token::jwt::Jwt,
@@ -58,7 +61,10 @@ pub fn review(body: &[u8]) {
     } else if let Some(patch) = response.get("patch") {
         assert_eq!(response["patchType"], "JSONPatch");
         let patch = BASE64_STANDARD.decode(patch.as_str().unwrap()).unwrap();
-        patched(&asked.object, &serde_json::from_slice(&patch).unwrap());
+        // The whole object, as the API server has it, where it can be read as JSON values at all.
+        let whole: Value = serde_json::from_slice(body).unwrap_or_default();
+        let object = whole.pointer("/request/object").unwrap_or(&asked.object);
+        patched(object, &serde_json::from_slice(&patch).unwrap());
     }
 }
 
@@ -91,16 +97,23 @@ pub fn annotations(values: &[u8]) {
 /// A token, to both parsers, which only have to live through it; what the strict one lets pass says what was expected. Where there
 /// are no dots, the parts with zero bytes between them are a header, a payload and a signature that are not encoded yet.
 pub fn token(text: &[u8]) {
-    let parts: Vec<_> = text.split(|byte| *byte == 0).map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).collect();
+    let parts: Vec<_> =
+        text.split(|byte| *byte == 0).map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).collect();
     let encoded = parts.join(".");
-    let Ok(text) = std::str::from_utf8(text).map(|text| if text.contains('.') { text } else { &encoded }) else { return };
+    let Ok(text) = std::str::from_utf8(text).map(|text| if text.contains('.') { text } else { &encoded })
+    else {
+        return;
+    };
     let _ = Jwt::parse(text);
     let Ok(parsed) = claims::parse(text) else { return };
     let expectations = [
         (Issuer::Google, Identity::AnyEmail),
         (Issuer::Google, Identity::Email("caller@p.iam.gserviceaccount.com")),
         (Issuer::IdentityPlatform("aud"), Identity::User { email: None, tenant: None }),
-        (Issuer::ServiceAccount("a@p.iam.gserviceaccount.com"), Identity::Subject("a@p.iam.gserviceaccount.com")),
+        (
+            Issuer::ServiceAccount("a@p.iam.gserviceaccount.com"),
+            Identity::Subject("a@p.iam.gserviceaccount.com"),
+        ),
     ];
     for (issuer, identity) in expectations {
         match claims::check(&parsed.claims, &Expectation { issuer, audience: "aud", identity }, noon()) {
@@ -111,7 +124,9 @@ pub fn token(text: &[u8]) {
             Err(Rejected::Signature | Rejected::UnknownKey | Rejected::KeysUnavailable) => {
                 panic!("there is no signature to check here")
             }
-            Err(why) => assert!(!why.to_string().contains(parsed.signing_input), "the token stands in: {why}"),
+            Err(why) => {
+                assert!(!why.to_string().contains(parsed.signing_input), "the token stands in: {why}")
+            }
         }
     }
 }
