@@ -54,6 +54,7 @@ fn every_case_renders_the_same_twice() {
             "namespaced",
             "networkpolicy",
             "no-webhook",
+            "policy",
             "single",
         ]
     );

@@ -164,7 +164,9 @@ fn columns_names_and_conditions_are_those_of_the_contract() {
             ("Namespaces", "string", 0),
             ("Identities", "string", 0),
             ("Audiences", "string", 0),
-            ("Age", "date", 0)
+            ("Bindings", "integer", 0),
+            ("Age", "date", 0),
+            ("Used By", "string", 1),
         ])
     );
     let conditions = &bindings["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
