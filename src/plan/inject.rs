@@ -61,8 +61,18 @@ pub fn inject(
     bindings: &dyn Fn(&str) -> Option<BindingFacts>,
     now: Timestamp,
 ) -> Result<Injection, Refusal> {
+    fulfil(pod, request(pod)?.as_ref(), bindings, now)
+}
+
+/// The same, where the pod's request was read before.
+pub fn fulfil(
+    pod: &Pod<'_>,
+    request: Option<&Request>,
+    bindings: &dyn Fn(&str) -> Option<BindingFacts>,
+    now: Timestamp,
+) -> Result<Injection, Refusal> {
     let mut warnings = request::unknown_keys(pod);
-    let Some(request) = request(pod)? else {
+    let Some(request) = request else {
         return Ok(Injection { patch: Vec::new(), warnings: bounded(warnings) });
     };
     let Some(spec) = pod.spec() else {
@@ -82,12 +92,12 @@ pub fn inject(
         warnings.push(HOST_NETWORK.to_owned());
     }
 
-    let mut patch = volume::additions(spec, &request, &sources)?;
+    let mut patch = volume::additions(spec, request, &sources)?;
     let mut room = containers::Room::default();
-    for target in containers::chosen(spec, &request)? {
-        containers::add(&target, &request, &mut room, &mut patch, &mut warnings)?;
+    for target in containers::chosen(spec, request)? {
+        containers::add(&target, request, &mut room, &mut patch, &mut warnings)?;
     }
-    patch.extend(status::addition(pod, &request, &volume::contents(spec, &sources)));
+    patch.extend(status::addition(pod, request, &volume::contents(spec, &sources)));
     Ok(Injection { patch, warnings: bounded(warnings) })
 }
 

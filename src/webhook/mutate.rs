@@ -2,7 +2,7 @@
 use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Router,
     body::Bytes,
     extract::{self, DefaultBodyLimit, State},
     http::StatusCode,
@@ -76,7 +76,7 @@ async fn in_time(request: extract::Request, next: Next) -> Response {
 async fn mutate<L: BindingLookup>(
     State(webhook): State<Arc<Webhook<L>>>,
     body: Bytes,
-) -> Result<Json<Answer>, (StatusCode, String)> {
+) -> Result<Answer, (StatusCode, String)> {
     let reviewed = AssertUnwindSafe(webhook.review(&body)).catch_unwind().await;
     reviewed.unwrap_or_else(|_| {
         webhook.outcomes.add("failed");
@@ -104,36 +104,37 @@ impl From<Refusal> for NotAllowed {
 
 impl<L: BindingLookup> Webhook<L> {
     /// Nothing but the answer comes of it, so a dry run is a run like any other.
-    async fn review(&self, body: &[u8]) -> Result<Json<Answer>, (StatusCode, String)> {
+    async fn review(&self, body: &[u8]) -> Result<Answer, (StatusCode, String)> {
         let request = Request::parse(body).map_err(|error| {
             self.outcomes.add("malformed");
             (StatusCode::BAD_REQUEST, error.to_string())
         })?;
         let decided =
             if request.creates_pod() { self.decide(&request).await } else { Ok(Injection::default()) };
-        self.answer(&request, decided).map(Json)
+        self.answer(&request, decided)
     }
 
     async fn decide(&self, request: &Request<'_>) -> Result<Injection, NotAllowed> {
         let pod = &request.object;
-        let names = inject::request(pod)?.map(|request| request.bindings).unwrap_or_default();
+        let asked = inject::request(pod)?;
+        let names = asked.as_ref().map_or(&[][..], |asked| &asked.bindings);
         let bindings = self.bindings(&request.namespace, names).await?;
-        Ok(inject::inject(pod, &|name| bindings.get(name).cloned(), (self.now)())?)
+        Ok(inject::fulfil(pod, asked.as_ref(), &|name| bindings.get(name).cloned(), (self.now)())?)
     }
 
     /// The bindings of those names that there are. Where nobody can say whether there is one, the pod has to be sent again: a
     /// pod's volumes can't be mended later.
-    async fn bindings(
+    async fn bindings<'n>(
         &self,
         namespace: &str,
-        names: Vec<String>,
-    ) -> Result<HashMap<String, BindingFacts>, NotAllowed> {
-        let find = async |name: String| match self.lookup.find(namespace, &name).await {
-            Lookup::Found(facts) => Ok(Some((name, facts))),
+        names: &'n [String],
+    ) -> Result<HashMap<&'n str, BindingFacts>, NotAllowed> {
+        let find = async |name: &'n String| match self.lookup.find(namespace, name).await {
+            Lookup::Found(facts) => Ok(Some((name.as_str(), facts))),
             Lookup::Missing => Ok(None),
-            Lookup::Unavailable => Err(NotAllowed::NotNow(name)),
+            Lookup::Unavailable => Err(NotAllowed::NotNow(name.clone())),
         };
-        let found: Result<Vec<_>, _> = join_all(names.into_iter().map(find)).await.into_iter().collect();
+        let found: Result<Vec<_>, _> = join_all(names.iter().map(find)).await.into_iter().collect();
         Ok(found?.into_iter().flatten().collect())
     }
 
@@ -143,7 +144,7 @@ impl<L: BindingLookup> Webhook<L> {
         request: &Request<'_>,
         decided: Result<Injection, NotAllowed>,
     ) -> Result<Answer, (StatusCode, String)> {
-        let Request { uid, namespace, name, .. } = request;
+        let (uid, namespace, name) = (&*request.uid, &*request.namespace, &*request.name);
         match decided {
             Ok(injection) => {
                 let result = if injection.patch.is_empty() { "unchanged" } else { "injected" };

@@ -1,8 +1,14 @@
 //! The two halves of an `AdmissionReview`, with of the pod only what is looked at.
 //!
 //! Not kube's types: those write the patch as an array of numbers, and read the object into fields that they know.
-use base64::{display::Base64Display, prelude::BASE64_STANDARD};
-use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
+use std::borrow::Cow;
+
+use axum::{
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Serialize, Serializer, de, ser::Error as _};
 
 use crate::plan::inject::{Injection, PatchOp, Pod};
 
@@ -11,22 +17,23 @@ use crate::plan::inject::{Injection, PatchOp, Pod};
 #[serde(rename_all = "camelCase")]
 pub struct Request<'a> {
     /// Echoed in the answer.
-    pub uid: String,
+    #[serde(borrow)]
+    pub uid: Cow<'a, str>,
     /// The object's namespace. (The object itself need not say on creation.)
-    #[serde(default)]
-    pub namespace: String,
+    #[serde(borrow, default)]
+    pub namespace: Cow<'a, str>,
     /// The object's name; empty where the API server is yet to make one up.
-    #[serde(default)]
-    pub name: String,
+    #[serde(borrow, default)]
+    pub name: Cow<'a, str>,
     /// `CREATE` is the one that we act on.
-    #[serde(default)]
-    pub operation: String,
+    #[serde(borrow, default)]
+    pub operation: Cow<'a, str>,
     /// What kind of object it is.
-    #[serde(default)]
-    pub kind: Kind,
+    #[serde(borrow, default)]
+    pub kind: Kind<'a>,
     /// Such as `ephemeralcontainers`.
-    #[serde(default)]
-    pub sub_resource: String,
+    #[serde(borrow, default)]
+    pub sub_resource: Cow<'a, str>,
     /// What is looked at of the object.
     #[serde(borrow, default)]
     pub object: Pod<'a>,
@@ -34,16 +41,16 @@ pub struct Request<'a> {
 
 /// A kind of object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Kind {
+pub struct Kind<'a> {
     /// Empty for the core group.
-    #[serde(default)]
-    pub group: String,
+    #[serde(borrow, default)]
+    pub group: Cow<'a, str>,
     /// Such as `v1`.
-    #[serde(default)]
-    pub version: String,
+    #[serde(borrow, default)]
+    pub version: Cow<'a, str>,
     /// Such as `Pod`.
-    #[serde(default)]
-    pub kind: String,
+    #[serde(borrow, default)]
+    pub kind: Cow<'a, str>,
 }
 
 /// Why a body is not a question that we can answer.
@@ -63,7 +70,9 @@ pub enum ReviewError {
 impl<'a> Request<'a> {
     /// Reads the body of a call.
     pub fn parse(body: &'a [u8]) -> Result<Self, ReviewError> {
-        let review: Review<'_> = serde_json::from_slice(body)?;
+        // Looked through once, and not string by string.
+        let body = std::str::from_utf8(body).map_err(<serde_json::Error as de::Error>::custom)?;
+        let review: Review<'_> = serde_json::from_str(body)?;
         if review.api_version != API_VERSION || review.kind != KIND {
             return Err(ReviewError::Version(format!("{:?} {:?}", review.api_version, review.kind)));
         }
@@ -74,7 +83,7 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn creates_pod(&self) -> bool {
         let Kind { group, version, kind } = &self.kind;
-        (group.as_str(), version.as_str(), kind.as_str()) == ("", "v1", "Pod")
+        (&**group, &**version, &**kind) == ("", "v1", "Pod")
             && self.operation == "CREATE"
             && self.sub_resource.is_empty()
     }
@@ -141,11 +150,21 @@ impl Response {
     }
 }
 
+impl IntoResponse for Answer {
+    fn into_response(self) -> axum::response::Response {
+        let mut body = Vec::with_capacity(TYPICAL);
+        match serde_json::to_writer(&mut body, &self) {
+            Ok(()) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    }
+}
+
 /// As a field of Go's type `[]byte` is written.
 fn in_base64<S: Serializer>(patch: &[PatchOp], serializer: S) -> Result<S::Ok, S::Error> {
     let mut json = Vec::with_capacity(TYPICAL);
     serde_json::to_writer(&mut json, patch).map_err(S::Error::custom)?;
-    serializer.collect_str(&Base64Display::new(&json, &BASE64_STANDARD))
+    serializer.serialize_str(&BASE64_STANDARD.encode(&json))
 }
 
 #[derive(Deserialize)]
@@ -163,5 +182,5 @@ const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 const FAILURE: &str = "Failure";
 
-/// Bytes that hold the patch of a usual pod, so that the buffer need not grow step by step.
+/// Bytes that hold the answer for a usual pod, so that buffers need not grow step by step.
 const TYPICAL: usize = 2048;
