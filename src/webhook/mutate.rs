@@ -1,29 +1,29 @@
 //! `POST /mutate`: asks the lookup, then [`plan::inject`](crate::plan::inject), and answers.
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use axum::{
     Router,
-    body::Bytes,
+    body::{Bytes, HttpBody as _},
     extract::{self, DefaultBodyLimit, State},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::post,
 };
-use futures::{FutureExt as _, future::join_all};
+use futures::{FutureExt as _, future::join_all, poll};
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     lookup::{BindingLookup, Lookup},
     review::{self, Answer, Request},
 };
-use crate::plan::inject::{self, BindingFacts, Injection, Refusal};
+use crate::plan::inject::{self, BindingFacts, Injection, Pod, Refusal};
 
 /// How reviews ended: `injected`, `unchanged`, `refused`, `unavailable`, `malformed` or `failed`.
 #[derive(Debug, Clone, Default)]
@@ -54,7 +54,8 @@ impl Outcomes {
 pub fn router<L: BindingLookup>(lookup: Arc<L>, outcomes: Outcomes, now: fn() -> Timestamp) -> Router {
     Router::new()
         .route("/mutate", post(mutate::<L>))
-        .layer(DefaultBodyLimit::max(BODY))
+        .layer(DefaultBodyLimit::max(BODY as usize))
+        .layer(middleware::from_fn_with_state(Arc::new(Room::default()), in_room))
         .layer(middleware::from_fn(in_time))
         .with_state(Arc::new(Webhook { lookup, outcomes, now }))
 }
@@ -69,6 +70,27 @@ struct Webhook<L> {
 async fn in_time(request: extract::Request, next: Next) -> Response {
     let answer = timeout(WHOLE, next.run(request)).await;
     answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+}
+
+/// How many bytes of bodies may be in memory at the same time.
+struct Room {
+    small: Semaphore,
+    large: Semaphore,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { small: Semaphore::new(SMALL_ROOM), large: Semaphore::new(LARGE_ROOM) }
+    }
+}
+
+/// Lets a body in once there is room for it. Small ones, which nearly all are, never wait for large ones.
+async fn in_room(State(room): State<Arc<Room>>, request: extract::Request, next: Next) -> Response {
+    let length = request.body().size_hint().upper().and_then(|length| length.try_into().ok());
+    let length = length.map_or(BODY, |length: u32| length.min(BODY));
+    let semaphore = if length <= SMALL { &room.small } else { &room.large };
+    let _permits = semaphore.acquire_many(length).await;
+    next.run(request).await
 }
 
 /// A panic is answered like any failure of ours, so that the registration's failurePolicy decides, and nobody else who is served over the
@@ -105,20 +127,33 @@ impl From<Refusal> for NotAllowed {
 impl<L: BindingLookup> Webhook<L> {
     /// Nothing but the answer comes of it, so a dry run is a run like any other.
     async fn review(&self, body: &[u8]) -> Result<Answer, (StatusCode, String)> {
-        let request = Request::parse(body).map_err(|error| {
+        let mut request = Request::parse(body).map_err(|error| {
             self.outcomes.add("malformed");
             (StatusCode::BAD_REQUEST, error.to_string())
         })?;
-        let decided =
-            if request.creates_pod() { self.decide(&request).await } else { Ok(Injection::default()) };
+        let decided = if request.creates_pod() {
+            self.decide(&mut request, body).await
+        } else {
+            Ok(Injection::default())
+        };
         self.answer(&request, decided)
     }
 
-    async fn decide(&self, request: &Request<'_>) -> Result<Injection, NotAllowed> {
-        let pod = &request.object;
+    async fn decide<'b>(&self, request: &mut Request<'b>, body: &'b [u8]) -> Result<Injection, NotAllowed> {
+        let Request { namespace, object: pod, .. } = request;
         let asked = inject::request(pod)?;
         let names = asked.as_ref().map_or(&[][..], |asked| &asked.bindings);
-        let bindings = self.bindings(&request.namespace, names).await?;
+        let mut bindings = pin!(self.bindings(namespace, names));
+        let bindings = match poll!(bindings.as_mut()) {
+            Poll::Ready(bindings) => bindings?,
+            Poll::Pending => {
+                // What waits has its body alone: what was read of it can be many times as large.
+                *pod = Pod::default();
+                let bindings = bindings.await?;
+                *pod = Request::parse(body).map(|request| request.object).unwrap_or_default();
+                bindings
+            }
+        };
         Ok(inject::fulfil(pod, asked.as_ref(), &|name| bindings.get(name).cloned(), (self.now)())?)
     }
 
@@ -184,7 +219,13 @@ const RESULTS: [&str; 6] = ["injected", "unchanged", "refused", "unavailable", "
 const WHOLE: Duration = Duration::from_secs(10);
 
 /// What the API server itself accepts from a client.
-const BODY: usize = 3 * 1024 * 1024;
+const BODY: u32 = 3 * 1024 * 1024;
+/// A body that is no larger is small; those of most pods have some kilobytes.
+const SMALL: u32 = 64 * 1024;
+/// Bytes of small bodies at the same time.
+const SMALL_ROOM: usize = 4 * 1024 * 1024;
+/// Bytes of large ones: one of the largest at least.
+const LARGE_ROOM: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
 //! The containers: one mount each, and variables that say where the files are.
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     NAME, VOLUME,
@@ -90,9 +90,10 @@ pub(super) fn add(
         }
     };
     room.take(request, directory)?;
+    let present: HashSet<_> = container.env.elements().iter().map(|variable| variable.0.as_str()).collect();
     let missing = variables(&request.bindings, directory)
         .into_iter()
-        .filter(|(name, _)| !container.env.objects().any(|(_, variable)| variable.name.as_str() == name))
+        .filter(|(name, _)| !present.contains(name.as_str()))
         .map(|(name, value)| Element::Variable { name, value })
         .collect();
     append(patch, format!("{pointer}/env"), &container.env, missing);

@@ -1,11 +1,32 @@
 //! Reads JSON of whatever shape. Where something else stands than is expected, that is noted and no error: the API server has its own
-//! words for it. Strings are borrowed from what is read, and what nobody asks for is skipped.
-use std::{borrow::Cow, marker::PhantomData};
+//! words for it. Strings are borrowed from what is read, what nobody asks for is skipped, and of the rest no more is kept than there is
+//! room for.
+use std::{borrow::Cow, cell::Cell, marker::PhantomData};
 
 use serde::{
-    Deserialize, Deserializer,
-    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    Deserializer,
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+
+/// How much may still be kept, in bytes of memory: of JSON, `{}` is a whole container.
+pub(super) struct Room(Cell<Option<usize>>);
+
+impl Room {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Cell::new(Some(bytes)))
+    }
+
+    /// Whether there is room for one more `T` of an array. Once there is not, there is none for anything.
+    pub(super) fn take<T>(&self) -> bool {
+        let needed = 2 * size_of::<T>(); // vectors grow by doubling
+        self.0.set(self.0.get().and_then(|left| left.checked_sub(needed)));
+        !self.is_spent()
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        self.0.get().is_none()
+    }
+}
 
 /// What can be read from any JSON value.
 pub(super) trait Lenient<'de>: Sized {
@@ -24,20 +45,26 @@ pub(super) trait Lenient<'de>: Sized {
         Self::other()
     }
 
-    fn array<A: SeqAccess<'de>>(mut elements: A) -> Result<Self, A::Error> {
+    fn array<A: SeqAccess<'de>>(mut elements: A, _: &Room) -> Result<Self, A::Error> {
         while elements.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Self::other())
     }
 
-    fn object<A: MapAccess<'de>>(mut members: A) -> Result<Self, A::Error> {
+    fn object<A: MapAccess<'de>>(mut members: A, _: &Room) -> Result<Self, A::Error> {
         while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Self::other())
     }
+
+    /// Whether an array keeps it.
+    fn is_looked_at(&self) -> bool {
+        true
+    }
 }
 
-/// Reads `value`, whatever it is.
-pub(super) fn lenient<'de, T: Lenient<'de>, D: Deserializer<'de>>(value: D) -> Result<T, D::Error> {
-    value.deserialize_any(Reader(PhantomData))
+/// An object some of whose members are looked at.
+pub(super) trait Members<'de>: Default {
+    /// Reads the value of the member `name`, which is next.
+    fn read<A: MapAccess<'de>>(&mut self, name: &str, value: &mut A, room: &Room) -> Result<(), A::Error>;
 }
 
 /// A string, if there is one.
@@ -66,18 +93,13 @@ impl<T> Default for Object<T> {
 }
 
 /// An array, or what stands in its place.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) enum List<T> {
     /// Nothing, or null.
+    #[default]
     Absent,
     Elements(Vec<T>),
     Other,
-}
-
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        Self::Absent
-    }
 }
 
 impl<T> List<T> {
@@ -121,17 +143,21 @@ impl Lenient<'_> for Flag {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Lenient<'de> for Object<T> {
+impl<'de, T: Members<'de>> Lenient<'de> for Object<T> {
     fn other() -> Self {
         Self(None)
     }
 
-    fn object<A: MapAccess<'de>>(members: A) -> Result<Self, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(members)).map(Some).map(Self)
+    fn object<A: MapAccess<'de>>(mut members: A, room: &Room) -> Result<Self, A::Error> {
+        let mut object = T::default();
+        while let Some(name) = members.next_key_seed(Reader::<Text<'_>>::new(room))? {
+            object.read(name.as_str(), &mut members, room)?;
+        }
+        Ok(Self(Some(object)))
     }
 }
 
-impl<'de, T: Deserialize<'de>> Lenient<'de> for List<T> {
+impl<'de, T: Lenient<'de>> Lenient<'de> for List<T> {
     fn other() -> Self {
         Self::Other
     }
@@ -140,42 +166,35 @@ impl<'de, T: Deserialize<'de>> Lenient<'de> for List<T> {
         Self::Absent
     }
 
-    fn array<A: SeqAccess<'de>>(mut elements: A) -> Result<Self, A::Error> {
-        let mut read = Vec::new();
-        while let Some(element) = elements.next_element()? {
-            read.push(element);
+    fn array<A: SeqAccess<'de>>(mut elements: A, room: &Room) -> Result<Self, A::Error> {
+        let mut kept = Vec::new();
+        while let Some(element) = elements.next_element_seed(Reader::<T>::new(room))? {
+            if element.is_looked_at() && room.take::<T>() {
+                kept.push(element);
+            }
         }
-        Ok(Self::Elements(read))
+        Ok(Self::Elements(kept))
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
-        lenient::<Text<'de>, D>(value)
+/// Reads a `T` from whatever there is.
+pub(super) struct Reader<'r, T>(&'r Room, PhantomData<T>);
+
+impl<'r, T> Reader<'r, T> {
+    pub(super) fn new(room: &'r Room) -> Self {
+        Self(room, PhantomData)
     }
 }
 
-impl<'de> Deserialize<'de> for Flag {
-    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
-        lenient(value)
+impl<'de, T: Lenient<'de>> DeserializeSeed<'de> for Reader<'_, T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<T, D::Error> {
+        value.deserialize_any(self)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
-        lenient(value)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
-        lenient(value)
-    }
-}
-
-struct Reader<T>(PhantomData<T>);
-
-impl<'de, T: Lenient<'de>> Visitor<'de> for Reader<T> {
+impl<'de, T: Lenient<'de>> Visitor<'de> for Reader<'_, T> {
     type Value = T;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -211,10 +230,10 @@ impl<'de, T: Lenient<'de>> Visitor<'de> for Reader<T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<T, A::Error> {
-        T::array(elements)
+        T::array(elements, self.0)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
-        T::object(members)
+        T::object(members, self.0)
     }
 }

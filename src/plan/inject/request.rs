@@ -55,6 +55,9 @@ pub fn request(pod: &Pod<'_>) -> Result<Option<Request>, Refusal> {
     let Some(inject) = annotation(pod, INJECT) else {
         return Ok(None);
     };
+    if pod.is_cut() {
+        return Err(Refusal::new(INJECT, inject, TOO_MUCH, "remove some of them"));
+    }
     Ok(Some(Request {
         bindings: bindings(inject)?,
         containers: annotation(pod, CONTAINERS).map(|value| names(CONTAINERS, value)).transpose()?,
@@ -69,11 +72,7 @@ pub(super) fn unknown_keys(pod: &Pod<'_>) -> Vec<String> {
     if is_mirror(pod) {
         return Vec::new();
     }
-    let is_known = |key: &str| {
-        key.strip_prefix(PREFIX).is_none_or(|key| KNOWN.contains(&key) || UNSUPPORTED.contains(&key))
-    };
-    let unknown: BTreeSet<&str> =
-        pod.annotations().map(|(key, _)| key).filter(|key| !is_known(key)).collect();
+    let unknown: BTreeSet<&str> = pod.unknown_annotations().collect();
     let warning = |key: &str| format!("annotation {:?} is not known and has no effect", shorten(key, 75));
     unknown.into_iter().map(warning).collect()
 }
@@ -84,17 +83,23 @@ pub(super) fn file_variable(binding: &str) -> String {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
         .collect();
-    format!("IDTOKEN_FILE_{tail}")
+    format!("{VARIABLES}FILE_{tail}")
+}
+
+/// Whether an annotation has a meaning here.
+pub(super) fn is_known(key: &str) -> bool {
+    let ours = |key: &str| KNOWN.contains(&key) || UNSUPPORTED.contains(&key);
+    key.strip_prefix(PREFIX).map_or(key == MIRROR, ours)
 }
 
 /// The static pods that kubelet shows to the API server: they run whatever the API server says.
 fn is_mirror(pod: &Pod<'_>) -> bool {
-    pod.annotations().any(|(key, _)| key == "kubernetes.io/config.mirror")
+    pod.annotation(MIRROR).is_some()
 }
 
 /// The value of the annotation `idtoken.dev/KEY`, as it stands there.
 pub(super) fn ours<'a>(pod: &'a Pod<'_>, key: &str) -> Option<&'a str> {
-    pod.annotations().find(|(name, _)| name.strip_prefix(PREFIX) == Some(key))?.1.get()
+    pod.annotation(key)?.get()
 }
 
 /// The same without blanks around it. A blank value is the same as none.
@@ -194,7 +199,10 @@ fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
         .map_err(|_| Refusal::new(key, value, "is neither true nor false", "write \"true\" or \"false\""))
 }
 
-const PREFIX: &str = "idtoken.dev/";
+/// How the name of every variable begins that a container gets.
+pub(super) const VARIABLES: &str = "IDTOKEN_";
+pub(super) const PREFIX: &str = "idtoken.dev/";
+const MIRROR: &str = "kubernetes.io/config.mirror";
 pub(super) const INJECT: &str = "inject";
 pub(super) const CONTAINERS: &str = "containers";
 const MOUNT_PATH: &str = "mount-path";
@@ -205,6 +213,8 @@ pub(super) const STATUS: &str = "status";
 const KNOWN: [&str; 6] = [INJECT, CONTAINERS, MOUNT_PATH, FILE_MODE, OPTIONAL, STATUS];
 const AGENT: &str = "agent";
 const UNSUPPORTED: [&str; 3] = [AGENT, "proxy", "guard"];
+
+const TOO_MUCH: &str = "asks for tokens in a pod with more containers, mounts, volumes and annotations than are looked at, some thousands together";
 
 /// Each name may cost a read from the API server.
 const MOST_BINDINGS: usize = 64;

@@ -160,6 +160,69 @@ fn a_volume_of_another_type_with_our_name_is_refused() {
     );
 }
 
+/// What takes most memory for its length; all of it would be tens of megabytes.
+#[test]
+fn of_no_pod_more_is_kept_than_two_megabytes() {
+    let many = |element: Value| Value::Array(vec![element; 100_000]);
+    let (named, item) = (json!({"name": "a"}), json!({"path": "a"}));
+    let keys = || -> serde_json::Map<_, _> {
+        (0..100_000).map(|i| (format!("idtoken.dev/{i}"), json!(1))).collect()
+    };
+    for spec in [
+        json!({"containers": many(named.clone())}),
+        json!({"initContainers": many(json!({}))}),
+        json!({"containers": [{"volumeMounts": many(named.clone())}]}),
+        json!({"containers": [{"env": many(json!({"name": "IDTOKEN_"}))}]}),
+        json!({"containers": vec![json!({"volumeMounts": vec![named.clone(); 1000]}); 100]}),
+        json!({"volumes": many(json!(1))}),
+        json!({"volumes": [{"projected": {"sources": many(json!({"secret": {}}))}}]}),
+        json!({"volumes": [{"projected": {"sources": [{"secret": {"items": many(item)}}]}}]}),
+        json!({"volumes": [{"projected": {"sources": [keys()]}}]}),
+    ] {
+        let mut whole = json!({"metadata": {"annotations": {"idtoken.dev/inject": "a"}}, "spec": spec});
+        let refused = inject(&Pod::of(&whole), &|_| None, noon()).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "annotation idtoken.dev/inject: \"a\" asks for tokens in a pod with more containers, mounts, volumes and annotations than \
+             are looked at, some thousands together; remove some of them"
+        );
+        whole["metadata"] = json!({});
+        assert_eq!(inject(&Pod::of(&whole), &|_| None, noon()), Ok(Injection::default()));
+    }
+
+    // However many others there are, it is seen what is asked for.
+    let mut annotations = keys();
+    annotations.insert("idtoken.dev/inject".to_owned(), json!("a"));
+    let refused = inject(&Pod::of(&json!({"metadata": {"annotations": annotations}})), &|_| None, noon());
+    assert!(refused.unwrap_err().problem.ends_with("some thousands together"));
+}
+
+#[test]
+fn what_is_not_looked_at_costs_nothing() {
+    let mut annotations: serde_json::Map<_, _> =
+        (0..100_000).map(|i| (format!("else/{i}"), json!("x"))).collect();
+    annotations.insert("idtoken.dev/inject".to_owned(), json!("a"));
+    let container = json!({"env": vec![json!({"name": "a"}); 100_000], "args": vec!["x"; 100_000]});
+    let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": [container]}});
+    assert_eq!(inject(&Pod::of(&pod), &|_| None, noon()).unwrap().patch.len(), 6);
+}
+
+/// Reviewed once more, they have all of it.
+#[test]
+fn a_hundred_containers_with_the_variables_of_64_bindings_are_looked_at() {
+    let names: Vec<_> = (0..64).map(|i| format!("binding-{i}")).collect();
+    let mounts: Vec<_> =
+        (0..20).map(|i| json!({"name": format!("m{i}"), "mountPath": format!("/m{i}")})).collect();
+    let env: Vec<_> = (0..100).map(|i| json!({"name": format!("V{i}"), "value": "x"})).collect();
+    let containers = vec![json!({"name": "app", "volumeMounts": mounts, "env": env}); 100];
+    let mut whole = pod(&json!({"inject": names.join(",")}));
+    whole["spec"]["containers"] = Value::Array(containers);
+    let injection = inject(&Pod::of(&whole), &|_| None, noon()).unwrap();
+    let patched = apply(&whole, &injection.patch);
+    assert_eq!(patched["spec"]["containers"][99]["env"].as_array().unwrap().len(), 165);
+    assert_eq!(inject(&Pod::of(&patched), &|_| None, noon()).unwrap().patch, []);
+}
+
 fn apply(pod: &Value, patch: &[PatchOp]) -> Value {
     let patch: json_patch::Patch = serde_json::from_value(serde_json::to_value(patch).unwrap()).unwrap();
     let mut patched = pod.clone();

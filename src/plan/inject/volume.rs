@@ -4,7 +4,7 @@ use serde::Serialize;
 use super::{
     BindingFacts, VOLUME,
     document::{self, Element, KeyToPath, PatchOp, Secret, append},
-    lenient::Object,
+    lenient::{Object, Text},
     pod::{Projected, Source, Spec, Volume},
     request::{Refusal, Request},
 };
@@ -48,8 +48,8 @@ pub(super) fn contents<'a>(spec: &'a Spec<'_>, bindings: &'a [(&str, BindingFact
         if let Some(secret) = projected.and_then(|projected| projected_secret(projected, &token)) {
             return Some(Keys(
                 secret.name.get(),
-                key_at(secret, &token)?,
-                key_at(secret, &authorization).flatten(),
+                key_at(secret, &token)?.get(),
+                key_at(secret, &authorization).and_then(Text::get),
             ));
         }
         if projected.is_some_and(|projected| is_taken(projected, &token)) {
@@ -114,8 +114,8 @@ fn projected_secret<'a, 'p>(projected: &'a Projected<'p>, token: &str) -> Option
 }
 
 /// The key that a `secret` source writes to `path`, if it writes there; it may be none.
-fn key_at<'a>(secret: &'a Source<'_>, path: &str) -> Option<Option<&'a str>> {
-    secret.items.objects().find(|(_, item)| item.path.as_str() == path).map(|(_, item)| item.key.get())
+fn key_at<'a, 'p>(secret: &'a Source<'p>, path: &str) -> Option<&'a Text<'p>> {
+    secret.items.objects().find(|(_, item)| item.path.as_str() == path).map(|(_, item)| &item.key)
 }
 
 /// The volume of our name, and its place.
