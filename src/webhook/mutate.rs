@@ -3,21 +3,24 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, pin::pin, sync::Arc, ta
 
 use axum::{
     Router,
-    body::{Bytes, HttpBody as _},
-    extract::{self, DefaultBodyLimit, State},
+    body::{Body, Bytes, HttpBody as _},
+    extract::{self, State},
     http::StatusCode,
-    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::post,
 };
 use futures::{FutureExt as _, future::join_all, poll};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
     lookup::{BindingLookup, Lookup},
@@ -52,24 +55,15 @@ impl Outcomes {
 
 /// The webhook's HTTP interface. `now` is the wall clock.
 pub fn router<L: BindingLookup>(lookup: Arc<L>, outcomes: Outcomes, now: fn() -> Timestamp) -> Router {
-    Router::new()
-        .route("/mutate", post(mutate::<L>))
-        .layer(DefaultBodyLimit::max(BODY as usize))
-        .layer(middleware::from_fn_with_state(Arc::new(Room::default()), in_room))
-        .layer(middleware::from_fn(in_time))
-        .with_state(Arc::new(Webhook { lookup, outcomes, now }))
+    let webhook = Webhook { lookup, outcomes, now, room: Room::default() };
+    Router::new().route("/mutate", post(mutate::<L>)).with_state(Arc::new(webhook))
 }
 
 struct Webhook<L> {
     lookup: Arc<L>,
     outcomes: Outcomes,
     now: fn() -> Timestamp,
-}
-
-/// Ends what takes too long, above all a body that comes in drops.
-async fn in_time(request: extract::Request, next: Next) -> Response {
-    let answer = timeout(WHOLE, next.run(request)).await;
-    answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+    room: Room,
 }
 
 /// How many bytes of bodies may be in memory at the same time.
@@ -84,30 +78,32 @@ impl Default for Room {
     }
 }
 
-/// Lets a body in once there is room for it. Small ones, which nearly all are, never wait for large ones.
-async fn in_room(State(room): State<Arc<Room>>, request: extract::Request, next: Next) -> Response {
-    let length = request.body().size_hint().upper().and_then(|length| length.try_into().ok());
-    let length = length.map_or(BODY, |length: u32| length.min(BODY));
-    let semaphore = if length <= SMALL { &room.small } else { &room.large };
-    let _permits = semaphore.acquire_many(length).await;
-    next.run(request).await
+impl Room {
+    /// Waits until there is room for a body of at most so many bytes. Small ones, which nearly all are, never wait for large ones.
+    async fn enter(&self, most: Option<u64>) -> Option<SemaphorePermit<'_>> {
+        let most = most.and_then(|length| length.try_into().ok());
+        let length = most.map_or(BODY, |length: u32| length.min(BODY));
+        let semaphore = if length <= SMALL { &self.small } else { &self.large };
+        semaphore.acquire_many(length).await.ok()
+    }
 }
 
-/// A panic is answered like any failure of ours, so that the registration's failurePolicy decides, and nobody else who is served over the
-/// same connection is harmed.
+/// Ends what takes too long, above all a body that comes in drops. (Not layers of axum's: each of them takes memory for each request.)
 async fn mutate<L: BindingLookup>(
     State(webhook): State<Arc<Webhook<L>>>,
-    body: Bytes,
-) -> Result<Answer, (StatusCode, String)> {
-    let reviewed = AssertUnwindSafe(webhook.review(&body)).catch_unwind().await;
-    reviewed.unwrap_or_else(|_| {
-        webhook.outcomes.add("failed");
-        tracing::error!("a review panicked; the pod was not decided on");
-        Err((
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "a bug in idtoken-operator: see the webhook's log".to_owned(),
-        ))
-    })
+    request: extract::Request,
+) -> Response {
+    let answer = timeout(WHOLE, webhook.serve(request.into_body())).await;
+    answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+}
+
+async fn read(body: Body) -> Result<Bytes, (StatusCode, String)> {
+    let whole = Limited::new(body, BODY as usize).collect().await.map_err(|error| {
+        let is_too_long = error.is::<LengthLimitError>();
+        let status = if is_too_long { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+        (status, error.to_string())
+    });
+    Ok(whole?.to_bytes())
 }
 
 /// Why a pod is not allowed.
@@ -125,6 +121,24 @@ impl From<Refusal> for NotAllowed {
 }
 
 impl<L: BindingLookup> Webhook<L> {
+    /// A panic is answered like any failure of ours, so that the registration's failurePolicy decides, and nobody else who is served over
+    /// the same connection is harmed.
+    async fn serve(&self, body: Body) -> Response {
+        let _permits = self.room.enter(body.size_hint().upper()).await;
+        let body = match read(body).await {
+            Ok(body) => body,
+            Err(failure) => return failure.into_response(),
+        };
+        let reviewed = AssertUnwindSafe(self.review(&body)).catch_unwind().await;
+        reviewed.map_or_else(|_| self.failed().into_response(), IntoResponse::into_response)
+    }
+
+    fn failed(&self) -> (StatusCode, &'static str) {
+        self.outcomes.add("failed");
+        tracing::error!("a review panicked; the pod was not decided on");
+        (StatusCode::INTERNAL_SERVER_ERROR, "a bug in idtoken-operator: see the webhook's log")
+    }
+
     /// Nothing but the answer comes of it, so a dry run is a run like any other.
     async fn review(&self, body: &[u8]) -> Result<Answer, (StatusCode, String)> {
         let mut request = Request::parse(body).map_err(|error| {

@@ -8,7 +8,7 @@ use axum::{
     response::IntoResponse,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use serde::{Deserialize, Serialize, Serializer, de, ser::Error as _};
+use serde::{Deserialize, Serialize, de};
 
 use crate::plan::inject::{Injection, PatchOp, Pod};
 
@@ -105,7 +105,7 @@ struct Response {
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "in_base64")]
+    #[serde(skip)]
     patch: Vec<PatchOp>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -152,19 +152,29 @@ impl Response {
 
 impl IntoResponse for Answer {
     fn into_response(self) -> axum::response::Response {
-        let mut body = Vec::with_capacity(TYPICAL);
-        match serde_json::to_writer(&mut body, &self) {
-            Ok(()) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
+        match self.text() {
+            Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }
     }
 }
 
-/// As a field of Go's type `[]byte` is written.
-fn in_base64<S: Serializer>(patch: &[PatchOp], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut json = Vec::with_capacity(TYPICAL);
-    serde_json::to_writer(&mut json, patch).map_err(S::Error::custom)?;
-    serializer.serialize_str(&BASE64_STANDARD.encode(&json))
+impl Answer {
+    /// The patch is most of it: it is written last, as a field of Go's type `[]byte` is, with nothing in it to escape.
+    fn text(&self) -> serde_json::Result<String> {
+        let mut text = serde_json::to_string(self)?;
+        if !self.response.patch.is_empty() {
+            let mut patch = Vec::with_capacity(TYPICAL);
+            serde_json::to_writer(&mut patch, &self.response.patch)?;
+            text.truncate(text.len() - END.len());
+            text.reserve(patch.len().div_ceil(3) * 4 + PATCH.len() + 1 + END.len());
+            text.push_str(PATCH);
+            BASE64_STANDARD.encode_string(&patch, &mut text);
+            text.push('"');
+            text.push_str(END);
+        }
+        Ok(text)
+    }
 }
 
 #[derive(Deserialize)]
@@ -182,5 +192,8 @@ const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 const FAILURE: &str = "Failure";
 
-/// Bytes that hold the answer for a usual pod, so that buffers need not grow step by step.
+/// How an answer ends, and what stands before its patch.
+const END: &str = "}}";
+const PATCH: &str = r#","patch":""#;
+/// Bytes that hold the patch of a usual pod, so that the buffer need not grow step by step.
 const TYPICAL: usize = 2048;
