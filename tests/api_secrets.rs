@@ -4,11 +4,18 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use common::{
-    AUDIENCE, CALLER, SOON, World, claims, google_options, impersonation, message, metadata_server, token,
+    AUDIENCE, CALLER, SOON, World, claims, google_options, impersonation, message, metadata_server,
+    other_webhook::OtherWebhook, token,
 };
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
@@ -17,6 +24,7 @@ use serde_json::json;
 use xtask::{
     cluster::ClusterOptions,
     google::{Endpoint, Fault},
+    process::wait_for,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,5 +267,43 @@ async fn a_binding_made_anew_waits_for_the_former_ones_secret_to_go() {
     assert_eq!(world.secret_of("orders").await, former);
     world.delete_secret("orders-idtoken").await;
     world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn a_write_that_the_api_server_is_too_busy_for_is_decided_anew() {
+    let world = World::with_controller(google_options()).await;
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let left = refusals.clone();
+    let busy = OtherWebhook::answering(move |_| {
+        match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => json!({"allowed": false, "status": {"code": 429, "message": "busy"}}),
+            Err(_) => json!({"allowed": true}),
+        }
+    })
+    .await;
+    let mut registration = busy.registration("busy");
+    registration["webhooks"][0]["rules"][0]["resources"] = json!(["secrets"]);
+    registration["webhooks"][0]["namespaceSelector"] =
+        json!({"matchLabels": {"kubernetes.io/metadata.name": "shop"}});
+    world.apply(&[registration]);
+    let probe = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "probe"}});
+    let probe = serde_json::from_value(probe).unwrap();
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    wait_for("the registration to act", SOON, || async {
+        world.secrets().create(&dry_run, &probe).await?;
+        anyhow::ensure!(busy.calls() > 0, "a Secret was let in unasked");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    refusals.store(2, Ordering::SeqCst);
+    let before = busy.calls();
+    world.bind("orders", &impersonation()).await;
+    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let minted = world.google.count(Endpoint::GenerateIdToken);
+    assert_eq!(minted, 3, "each write stands on a look at the grants of its own, and so on a mint");
+    assert_eq!(busy.calls() - before, minted, "what was refused was not sent again behind our back");
     world.end().await;
 }

@@ -150,14 +150,15 @@ async fn in_scoped_mode_only_the_scope_is_looked_at() {
     world.namespace("other").await;
     let (ok, text) = world.kubectl(&["delete", "clusterrolebinding", "idtoken-operator-controller"], None);
     assert!(ok, "{text}");
-    world
-        .install(&[
-            "scope.namespaces={shop,bank}",
-            "webhook.tls.mode=secret",
-            "webhook.tls.secretName=x",
-            CA_BUNDLE,
-        ])
-        .await;
+    let values =
+        ["scope.namespaces={shop,bank}", "webhook.tls.mode=secret", "webhook.tls.secretName=x", CA_BUNDLE];
+    world.install(&values).await;
+    let is_in_bank = |o: &Value| o["kind"] == "Role" && o["metadata"]["namespace"] == "bank";
+    let mut roles: Vec<_> = world.render(&values).into_iter().filter(is_in_bank).collect();
+    for role in &mut roles {
+        role["rules"].as_array_mut().unwrap().retain(|rule| rule["resources"] != json!(["pods"]));
+    }
+    world.apply(&roles);
     let grants = world.directory.path().join("grants.yaml");
     std::fs::write(&grants, "[]\n").unwrap();
     world.flags.extend(["--namespace=shop,bank".to_owned(), format!("--grants-file={}", grants.display())]);
@@ -165,7 +166,12 @@ async fn in_scoped_mode_only_the_scope_is_looked_at() {
         create(&world, namespace, &pod("web", "orders", "web")).await;
     }
     world.start_controller().await;
+    // What can't be watched is no false all-clear, and keeps no other namespace waiting.
+    uninjected(&world, 1).await;
+    refused_watches(&world, 1).await;
+    world.install(&values).await;
     uninjected(&world, 2).await;
+    refused_watches(&world, 0).await;
     let api = Api::<Pod>::namespaced(world.client.clone(), "bank");
     api.delete("web", &DeleteParams::default().grace_period(0)).await.unwrap();
     uninjected(&world, 1).await;
@@ -254,6 +260,17 @@ async fn uninjected(world: &World, count: i64) {
         Ok(())
     });
     reported.await.unwrap_or_else(|error| panic!("{error:#}\n{}", world.logs()));
+}
+
+async fn refused_watches(world: &World, count: usize) {
+    let line = format!("\nidtoken_refused_watches {count}\n");
+    wait_for("the number of refused watches", SOON, || async {
+        let metrics = world.metrics().await;
+        anyhow::ensure!(metrics.contains(&line), "{metrics}");
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
 async fn gauge(port: u16) -> anyhow::Result<i64> {

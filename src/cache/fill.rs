@@ -26,10 +26,11 @@ enum Fill {
 pub struct Progress {
     fill: watch::Receiver<Fill>,
     heard: watch::Receiver<Option<Instant>>,
+    refused: watch::Receiver<bool>,
 }
 
 /// Passes `events` on, and follows them: logs each failure, a refusal once, and counts in `refused` the watches that are
-/// refused now. `what` is watched in `namespace`, or in all of them.
+/// refused now, as long as somebody takes from them. `what` is watched in `namespace`, or in all of them.
 pub fn follow<K, S>(
     events: S,
     what: &'static str,
@@ -41,15 +42,16 @@ where
 {
     let (fill, filling) = watch::channel(Fill::Pending);
     let (hear, heard) = watch::channel(None);
+    let (tell, told) = watch::channel(false);
     let mut follower = Follower {
         what,
         namespace: namespace.map(str::to_owned),
         fill,
         heard: hear,
         refused: refused.clone(),
-        told: false,
+        told: tell,
     };
-    (events.inspect(move |event| follower.see(event)), Progress { fill: filling, heard })
+    (events.inspect(move |event| follower.see(event)), Progress { fill: filling, heard, refused: told })
 }
 
 struct Follower {
@@ -59,7 +61,7 @@ struct Follower {
     heard: watch::Sender<Option<Instant>>,
     refused: Gauge,
     /// Whether this is refused now, and was logged.
-    told: bool,
+    told: watch::Sender<bool>,
 }
 
 impl Follower {
@@ -87,14 +89,14 @@ impl Follower {
             }
             first
         });
-        if std::mem::replace(&mut self.told, true) {
+        if self.told.send_replace(true) {
             return;
         }
         self.refused.inc();
         let (namespace, what) = (&self.namespace, self.what);
         let mend = match namespace {
             Some(_) => {
-                "until then its bindings are not served. Does the namespace exist, and does a RoleBinding in it give the operator its Role?"
+                "until then this namespace is not served. Does it exist, and does a RoleBinding in it give the operator its Role?"
             }
             None => {
                 "are the CRDs installed, and does a ClusterRoleBinding give the operator its ClusterRole?"
@@ -105,9 +107,17 @@ impl Follower {
 
     fn allowed(&mut self) {
         self.heard.send_replace(Some(Instant::now()));
-        if std::mem::replace(&mut self.told, false) {
+        if self.told.send_replace(false) {
             self.refused.dec();
             tracing::info!(namespace = self.namespace, "{} is allowed again", self.what);
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if self.told.send_replace(false) {
+            self.refused.dec();
         }
     }
 }
@@ -166,6 +176,13 @@ impl Fills {
     pub async fn any(&self) {
         filled(&self.shared).await;
         select_all(self.parts.iter().map(|part| Box::pin(filled(part)))).await;
+    }
+
+    /// Whether one of the watches is refused now.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        let mut all = self.shared.iter().chain(self.parts.iter().flatten());
+        all.any(|watch| *watch.refused.borrow())
     }
 
     /// Returns when every part can be served, but for those that are refused, as long as it is not all of them.
@@ -265,6 +282,8 @@ mod tests {
                 (Some(true), 1),
                 "what came is kept"
             );
+            drop(drive);
+            assert_eq!(gauge.get(), 0, "who no longer watches is refused nothing");
         }
     }
 
@@ -294,9 +313,14 @@ mod tests {
         shared.unbounded_send(Ok(Event::InitDone)).unwrap();
         drive_shared();
         assert!(!is_over(fills.any()) && !is_over(fills.settled()), "nobody can be served");
+        assert!(fills.is_refused());
         first.unbounded_send(Ok(Event::InitDone)).unwrap();
         drive_first();
         assert!(is_over(fills.any()) && is_over(fills.settled()));
+        assert!(fills.is_refused(), "the second part still is");
+        second.unbounded_send(Ok(Event::InitDone)).unwrap();
+        drive_second();
+        assert!(!fills.is_refused());
     }
 
     #[test]

@@ -102,13 +102,11 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
     let metrics = Metrics::with(|registry| grants.iter().for_each(|file| file.register(registry)));
     let Started { client, health } =
         start(&args.telemetry, metrics.clone(), &[Condition::CachesFilled], &stop).await?;
-    let election = match args.election.election()? {
-        Some(election) => Some((election, process::client(Retries::Ours).await?)),
-        None => None,
-    };
+    let election = args.election.election()?;
     let http = Http::new().context("the system's CA certificates can't be loaded")?;
     let operator = Operator::new(&http, &endpoints, args.identity.sources(false)?);
     let parts = Parts {
+        once: process::client(Retries::Ours).await?,
         minter: Minter::new(&http, &endpoints, operator),
         verifier: Verifier::new(Jwks::new(http, keys), args.require_signature),
         metrics,

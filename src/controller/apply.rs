@@ -294,8 +294,8 @@ async fn publish(
         };
         let secret = desired(owner, &wanted.secret, record, existing.as_ref(), token.expose());
         let written = match existing {
-            None => secrets::create(&ctx.client, &secret).await,
-            Some(_) => secrets::replace(&ctx.client, &secret).await,
+            None => secrets::create(&ctx.once, &secret).await,
+            Some(_) => secrets::replace(&ctx.once, &secret).await,
         };
         drop(secret);
         let result = if written.is_ok() { "written" } else { "failed" };

@@ -34,6 +34,8 @@ use crate::{
 /// What every visit shares.
 pub(super) struct Context {
     pub client: Client,
+    /// For what is written to Secrets, and removed: it goes out at once, on the word of the grants, or not at all.
+    pub once: Client,
     pub minter: Minter,
     pub verifier: Verifier,
     pub caches: Caches,

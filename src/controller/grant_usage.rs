@@ -35,10 +35,10 @@ pub(super) async fn keep_usage(
     let Grants::Watched { grants, namespaces, .. } = ctx.caches.grants.clone() else {
         return stop.cancelled().await;
     };
-    let known = Known { bindings, grants, namespaces };
+    let known = Known { bindings, grants, namespaces, fills };
     let work = async {
         // Half-filled caches would say that nobody uses a grant.
-        fills.settled().await;
+        known.fills.settled().await;
         let mut told = Told::default();
         loop {
             let pause = if told.tell(&ctx, &known).await { EVERY } else { AFTER_ERROR };
@@ -54,6 +54,8 @@ struct Known {
     bindings: Cache<IdTokenBinding>,
     grants: Store<IdTokenGrant>,
     namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// Whether that is all of it.
+    fills: Fills,
 }
 
 impl Known {
@@ -101,7 +103,7 @@ impl Told {
             *self = Self::default();
             return true;
         };
-        if ctx.metrics.refused_watches.get() > 0 {
+        if known.fills.is_refused() {
             return true;
         }
         if self.term != pass.term() {

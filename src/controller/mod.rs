@@ -78,8 +78,9 @@ pub use self::{
 };
 
 /// What the controller works with.
-#[derive(Debug)]
 pub struct Parts {
+    /// A client that does not try again by itself: for the Lease, and for writes that must not go out later than they were decided.
+    pub once: Client,
     /// Asks the sources.
     pub minter: Minter,
     /// Checks what they give.
@@ -101,8 +102,8 @@ pub struct Settings {
     pub kubernetes_service_accounts: bool,
     /// Whether to look for pods that ask for tokens and have none: everywhere but in these namespaces.
     pub uninjected: Option<Excluded>,
-    /// Which of several acts, and a client for the Lease that does not try again by itself.
-    pub election: Option<(Election, Client)>,
+    /// Which of several acts.
+    pub election: Option<Election>,
 }
 
 /// Runs until `stop`; then finishes what it has begun. Tells `health` when the caches are filled.
@@ -139,9 +140,9 @@ pub async fn run(
     let fills =
         Fills::new(shared, both.map(|(own, b)| [own.as_slice(), std::slice::from_ref(b)].concat()).collect());
     let drained = CancellationToken::new();
-    let candidate = election.map(|(election, client)| {
+    let candidate = election.map(|election| {
         let status = parts.metrics.leader.get_or_create(&Leader { name: election.name.clone() }).clone();
-        let candidate = Candidate::new(client, election, role, status);
+        let candidate = Candidate::new(parts.once.clone(), election, role, status);
         let (fills, stop, drained) = (fills.clone(), stop.clone(), drained.clone());
         tokio::spawn(health.vital("the election", async move {
             if stop.run_until_cancelled(fills.any()).await.is_some() {
@@ -196,6 +197,7 @@ fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: Si
     Context {
         recorder: Recorder::new(client.clone(), reporter),
         client,
+        once: parts.once,
         minter: parts.minter,
         verifier: parts.verifier,
         caches,

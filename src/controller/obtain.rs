@@ -20,17 +20,17 @@ use crate::{
     verify::{Verifier, claims::Rejected, expect::Expectation},
 };
 
-/// Asks the source and verifies its answer. `authorise` has the last word before the source is asked; and the first, since a
-/// refusal to impersonate itself tells who the operator is.
+/// Asks the source and verifies its answer. `authorise` has the last word before the source is asked with the operator's identity; and
+/// the first, since a refusal to impersonate itself tells who the operator is.
 pub async fn obtain<F>(
     minter: &Minter,
     verifier: &Verifier,
     wanted: &Wanted,
     credentials: &impl Credentials,
-    authorise: impl Fn() -> F,
+    authorise: impl Fn() -> F + Sync,
 ) -> Result<(RawToken, Record), Problem>
 where
-    F: Future<Output = Result<(), Problem>>,
+    F: Future<Output = Result<(), Problem>> + Send,
 {
     let source = &wanted.source;
     if let Source::Impersonation { .. } | Source::SignedJwt { .. } = source {
@@ -40,9 +40,9 @@ where
             refuse_self(source, &operator)?;
         }
     }
-    authorise().await?;
+    let request = wanted.refresh_requested.as_deref();
     let Minted { token, email, credential } =
-        minter.mint(source, &wanted.audience, credentials, wanted.refresh_requested.as_deref()).await?;
+        minter.mint(source, &wanted.audience, credentials, request, authorise).await?;
     let expected = Expectation::of(source, &wanted.audience, email.as_deref());
     let checked = verifier
         .verify(token.expose(), &expected, clock::now())

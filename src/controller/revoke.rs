@@ -51,7 +51,7 @@ pub(super) async fn revoke(
         );
         return Ok(Revoked::Allowed);
     }
-    let deleted = secrets::delete(&ctx.client, namespace, &ours.metadata).await;
+    let deleted = secrets::delete(&ctx.once, namespace, &ours.metadata).await;
     let result = match &deleted {
         Ok(None) => "removed",
         Ok(Some(_)) => "held",

@@ -6,7 +6,7 @@
 
 mod pods;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{future::ready, pin::pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::select_all};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::pods::{Pods, Target};
 use super::context::Context;
 use crate::{
-    cache::{Scope, api},
+    cache::{Scope, api, fill::follow},
     clock,
     plan::uninjected::{Excluded, Finding, confirmation, finding},
 };
@@ -60,25 +60,16 @@ impl Search {
     async fn term(&self) {
         let mut pods = Pods::new(self.excluded.clone(), clock::now());
         let watches = self.scope.each(|namespace| self.watch(namespace)).into_all().enumerate();
-        let mut events =
-            select_all(watches.map(|(part, watch)| watch.map(move |event| (part, event)).boxed()));
+        let mut events = select_all(watches.map(|(part, watch)| {
+            // Failures are told and counted where they are followed.
+            watch.filter_map(move |event| ready(event.ok().map(|event| (part, event)))).boxed()
+        }));
         let mut turns = interval(PACE);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut is_failing = false;
         let mut failure = None;
         loop {
             tokio::select! {
-                Some((part, event)) = events.next() => match event {
-                    Ok(event) => {
-                        is_failing = false;
-                        pods.see(part, event);
-                    }
-                    Err(error) if !is_failing => {
-                        is_failing = true;
-                        tracing::warn!(%error, "the watch of pods failed; it is tried again, and until then pods without injection are not found");
-                    }
-                    Err(_) => {}
-                },
+                Some((part, event)) = events.next() => pods.see(part, event),
                 _ = turns.tick(), if pods.has_tasks() => if let Some(pod) = pods.next(Instant::now()) {
                     self.look(&mut pods, pod, &mut failure).await;
                 },
@@ -94,7 +85,10 @@ impl Search {
     {
         // What has ended misses nothing. Annotations can't be selected by.
         let running = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
-        watcher(api::<PartialObjectMeta<Pod>>(&self.ctx.client, namespace), running).default_backoff()
+        let events =
+            watcher(api::<PartialObjectMeta<Pod>>(&self.ctx.client, namespace), running).default_backoff();
+        let (events, _) = follow(events, "the watch of pods", namespace, &self.ctx.metrics.refused_watches);
+        events
     }
 
     /// `failure` is why the last one could not be read: what stays the same is logged once.

@@ -55,7 +55,7 @@ pub enum Finding {
 pub fn trace(metadata: &ObjectMeta, excluded: &Excluded) -> Trace {
     let annotations = metadata.annotations.as_ref();
     let annotation = |key: &str| annotations?.get(key).map(|value| value.trim()).filter(|v| !v.is_empty());
-    let asks = annotation(&format!("{PREFIX}inject")).is_some();
+    let asks = ASKS.iter().any(|key| annotation(key).is_some());
     let is_mirror = annotations.is_some_and(|found| found.contains_key(MIRROR));
     let left_alone = excluded.contains(metadata.namespace.as_deref().unwrap_or_default());
     if !asks || is_mirror || left_alone || metadata.deletion_timestamp.is_some() {
@@ -179,6 +179,8 @@ fn deployment<'a>(metadata: &ObjectMeta, owner: &'a OwnerReference) -> Option<&'
     (owner.kind == "ReplicaSet").then_some(name)
 }
 
+/// What has none of these annotations asks for nothing: the chart shows it neither to the webhook nor to a policy.
+const ASKS: [&str; 2] = ["idtoken.dev/inject", "idtoken.dev/guard"];
 const VOLUME: &str = "idtoken";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Phases in which no container runs any more.

@@ -12,7 +12,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use zeroize::Zeroizing;
 
 use super::endpoints::{encode, without_query};
@@ -22,6 +22,12 @@ use super::endpoints::{encode, without_query};
 pub struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     in_flight: Arc<Semaphore>,
+}
+
+/// The right to one call, now. Others wait for it: whoever has it may ask something that is answered soon, and sends.
+pub struct Turn<'a> {
+    http: &'a Http,
+    _permit: Option<SemaphorePermit<'a>>,
 }
 
 /// A request to be sent.
@@ -90,12 +96,14 @@ impl Http {
         Ok(Self { client, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) })
     }
 
-    /// Sends `request` and reads the whole answer. Redirects are not followed. Its time runs from when it is sent: whoever waits
-    /// for others is not failing.
+    /// Sends `request` when it is its turn, and reads the whole answer. Redirects are not followed.
     pub async fn call(&self, request: Request) -> Result<Reply, CallError> {
-        let limit = request.timeout;
-        let _permit = self.in_flight.acquire().await; // never closed
-        tokio::time::timeout(limit, self.exchange(request)).await.unwrap_or(Err(CallError::Timeout(limit)))
+        self.turn().await.call(request).await
+    }
+
+    /// Waits until a call may be made.
+    pub async fn turn(&self) -> Turn<'_> {
+        Turn { http: self, _permit: self.in_flight.acquire().await.ok() } // never closed
     }
 
     async fn exchange(&self, request: Request) -> Result<Reply, CallError> {
@@ -117,6 +125,15 @@ impl Http {
             headers: parts.headers,
             body: Zeroizing::new(body.to_bytes().to_vec()),
         })
+    }
+}
+
+impl Turn<'_> {
+    /// As [`Http::call`]. The request's time runs from now: whoever waits for others is not failing.
+    pub async fn call(self, request: Request) -> Result<Reply, CallError> {
+        let limit = request.timeout;
+        let exchange = self.http.exchange(request);
+        tokio::time::timeout(limit, exchange).await.unwrap_or(Err(CallError::Timeout(limit)))
     }
 }
 

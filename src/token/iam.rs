@@ -24,6 +24,11 @@ pub(super) trait Caller: Sync {
 
     /// Drops `token`, which was refused, where it is still the one that is handed out.
     fn forget(&self, token: &Arc<AccessToken>) -> impl Future<Output = ()> + Send;
+
+    /// Has the last word, when there is nothing left to wait for and the request would go out.
+    fn may_call(&self) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// IAM Credentials.
@@ -117,13 +122,13 @@ impl Iam {
         body["delegates"] = delegates.iter().map(|d| format!("projects/-/serviceAccounts/{d}")).collect();
         let path = format!("/v1/projects/-/serviceAccounts/{account}:{method}");
         let access = caller.access_token().await?;
-        let mut reply = self.attempt(&access, &action, &path, &body).await?;
+        let mut reply = self.attempt(caller, &access, &action, &path, &body).await?;
         if reply.status == 401 {
             // The access token was revoked, or ended while the machine slept: once more, where there is another one.
             caller.forget(&access).await;
             let another = caller.access_token().await?;
             if !Arc::ptr_eq(&access, &another) {
-                reply = self.attempt(&another, &action, &path, &body).await?;
+                reply = self.attempt(caller, &another, &action, &path, &body).await?;
             }
             if reply.status == 401 {
                 caller.forget(&another).await;
@@ -142,14 +147,17 @@ impl Iam {
 
     async fn attempt(
         &self,
+        caller: &impl Caller,
         access: &AccessToken,
         action: &str,
         path: &str,
         body: &Value,
     ) -> Result<Reply, Error> {
+        let turn = self.http.turn().await;
+        caller.may_call().await?;
         let call = async {
             let request = Request::post_json(join(&self.origin, path)?, body).bearer(access.expose())?;
-            self.http.call(request).await
+            turn.call(request).await
         };
         call.await.map_err(|cause| Error::Call { action: action.to_owned(), cause })
     }

@@ -2,15 +2,14 @@
 
 use super::{
     Error, RawToken,
-    iam::{Iam, Target},
-    operator::Operator,
+    iam::{Caller, Iam, Target},
 };
 use crate::plan::source::{Audience, ServiceAccountEmail};
 
 /// An ID token for `account` and `audience`, by way of `delegates`.
 pub(super) async fn id_token(
     iam: &Iam,
-    operator: &Operator,
+    operator: &impl Caller,
     account: &ServiceAccountEmail,
     delegates: &[ServiceAccountEmail],
     audience: &Audience,

@@ -10,9 +10,10 @@ use super::{
     Error, RawToken,
     endpoints::{encode, join},
     google_error,
-    http::{Http, Reply, Request},
+    http::{Http, Reply, Request, Turn},
     operator::AccessToken,
 };
+use crate::plan::Problem;
 
 /// The metadata server.
 #[derive(Clone, Debug)]
@@ -26,11 +27,21 @@ impl Metadata {
         Self { http, origin }
     }
 
-    /// An ID token for `audience`. The server may hand out one that it made before.
-    pub(super) async fn id_token(&self, audience: &str) -> Result<RawToken, Error> {
+    /// An ID token for `audience`, if `authorise` says so when there is nothing left to wait for. The server may hand out one that it
+    /// made before.
+    pub(super) async fn id_token<F>(
+        &self,
+        audience: &str,
+        authorise: impl Fn() -> F,
+    ) -> Result<RawToken, Error>
+    where
+        F: Future<Output = Result<(), Problem>>,
+    {
         // `full`, since the short form has been seen without the e-mail address.
         let path = format!("{ACCOUNT}/identity?audience={}&format=full", encode(audience));
-        let reply = self.get("identity", &path).await?;
+        let turn = self.http.turn().await;
+        authorise().await?;
+        let reply = accepted("identity", self.send(turn, "identity", &path).await?)?;
         let text =
             std::str::from_utf8(&reply.body).map_err(|_| Error::NoToken { action: action("identity") })?;
         Ok(RawToken::new(text.trim().to_owned()))
@@ -62,13 +73,11 @@ impl Metadata {
 
     /// A name that the server tells of the project or the machine; `None`: it has no such thing.
     pub(super) async fn name(&self, what: &str, path: &str) -> Result<Option<String>, Error> {
-        let reply = self.send(what, path).await?;
+        let reply = self.send(self.http.turn().await, what, path).await?;
         if reply.status == 404 {
             return Ok(None);
         }
-        if !reply.status.is_success() {
-            return Err(refusal(what, &reply));
-        }
+        let reply = accepted(what, reply)?;
         let text = std::str::from_utf8(&reply.body).unwrap_or_default().trim();
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b':');
         let plausible = (1..=100).contains(&text.len()) && text.bytes().all(plain);
@@ -76,17 +85,20 @@ impl Metadata {
     }
 
     async fn get(&self, what: &str, path: &str) -> Result<Reply, Error> {
-        let reply = self.send(what, path).await?;
-        if reply.status.is_success() { Ok(reply) } else { Err(refusal(what, &reply)) }
+        accepted(what, self.send(self.http.turn().await, what, path).await?)
     }
 
-    async fn send(&self, what: &str, path: &str) -> Result<Reply, Error> {
+    async fn send(&self, turn: Turn<'_>, what: &str, path: &str) -> Result<Reply, Error> {
         let fail = |cause| Error::Call { action: action(what), cause };
         let request = Request::get(join(&self.origin, path).map_err(fail)?)
             .header(FLAVOR, HeaderValue::from_static("Google"))
             .timeout(TIMEOUT);
-        self.http.call(request).await.map_err(fail)
+        turn.call(request).await.map_err(fail)
     }
+}
+
+fn accepted(what: &str, reply: Reply) -> Result<Reply, Error> {
+    if reply.status.is_success() { Ok(reply) } else { Err(refusal(what, &reply)) }
 }
 
 fn action(what: &str) -> String {

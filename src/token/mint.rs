@@ -10,12 +10,15 @@ use super::{
     identity_platform::{self, IdentityPlatform},
     impersonation,
     metadata::Metadata,
-    operator::Operator,
+    operator::{Authorised, Operator},
     service_account_key::ServiceAccountKeys,
     signed_jwt,
     user_credentials::UserCredentials,
 };
-use crate::plan::source::{Audience, Source};
+use crate::plan::{
+    Problem,
+    source::{Audience, Source},
+};
 
 /// A token fresh from its source.
 #[derive(Debug)]
@@ -76,27 +79,32 @@ impl Minter {
     }
 
     /// Asks `source` for a token for `audience`. The answer is unverified. `request` is the value of the annotation that forces a
-    /// refresh: what was refused for good is tried once more for each value.
-    pub async fn mint(
+    /// refresh: what was refused for good is tried once more for each value. Where the operator's identity is used, `authorise` has the
+    /// last word just before the request that makes the token, when whatever there is to wait for has come.
+    pub async fn mint<F>(
         &self,
         source: &Source,
         audience: &Audience,
         credentials: &impl Credentials,
         request: Option<&str>,
-    ) -> Result<Minted, Error> {
+        authorise: impl Fn() -> F + Sync,
+    ) -> Result<Minted, Error>
+    where
+        F: Future<Output = Result<(), Problem>> + Send,
+    {
+        let operator = Authorised { operator: &self.operator, authorise };
         match source {
             Source::MetadataServer => {
-                let token = self.metadata.id_token(audience.as_str()).await?;
+                let token = self.metadata.id_token(audience.as_str(), operator.authorise).await?;
                 Ok(Minted::by_operator(token, self.metadata.email().await?))
             }
             Source::Impersonation { service_account, delegates } => {
                 let token =
-                    impersonation::id_token(&self.iam, &self.operator, service_account, delegates, audience);
+                    impersonation::id_token(&self.iam, &operator, service_account, delegates, audience);
                 Ok(Minted::by_operator(token.await?, service_account.to_string()))
             }
             Source::SignedJwt { service_account } => {
-                let token =
-                    signed_jwt::signed_jwt(&self.iam, &self.operator, service_account, audience).await?;
+                let token = signed_jwt::signed_jwt(&self.iam, &operator, service_account, audience).await?;
                 Ok(Minted::by_operator(token, service_account.to_string()))
             }
             Source::KubernetesServiceAccount { name, google_service_account, provider } => {

@@ -115,7 +115,8 @@ pub enum Error {
     /// The operator's own credential file can't be used.
     #[error("{0}")]
     CredentialFile(#[from] operator::FileError),
-    /// The binding's own credential can't be had, can't be used, or was refused.
+    /// The binding's own credential can't be had, can't be used, or was refused; or the use of the operator's identity is not
+    /// granted.
     #[error("{}", .0.message)]
     Credential(Problem),
 }

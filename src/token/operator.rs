@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 pub use self::file::FileError;
 use self::file::Files;
 use super::{Error, endpoints::Endpoints, http::Http, iam::Caller, metadata::Metadata, shared::Shared};
+use crate::plan::Problem;
 
 /// Who the operator is towards Google.
 #[derive(Debug)]
@@ -43,6 +44,14 @@ impl Sources {
         let mut paths = self.credentials_file.iter().chain(&self.gcloud_file);
         if paths.all(|path| file::is_path(path)) { Ok(()) } else { Err(FileError::NoPath) }
     }
+}
+
+/// The operator, as long as `authorise` lets it act.
+pub(super) struct Authorised<'a, A> {
+    /// Who calls.
+    pub(super) operator: &'a Operator,
+    /// Whether it still may.
+    pub(super) authorise: A,
 }
 
 /// An access token. It can't be printed and is wiped when dropped.
@@ -102,6 +111,24 @@ impl Caller for Operator {
 
     async fn forget(&self, token: &Arc<AccessToken>) {
         self.access.forget(|held| Arc::ptr_eq(held, token)).await;
+    }
+}
+
+impl<A, F> Caller for Authorised<'_, A>
+where
+    A: Fn() -> F + Sync,
+    F: Future<Output = Result<(), Problem>> + Send,
+{
+    async fn access_token(&self) -> Result<Arc<AccessToken>, Error> {
+        self.operator.access_token().await
+    }
+
+    async fn forget(&self, token: &Arc<AccessToken>) {
+        self.operator.forget(token).await;
+    }
+
+    async fn may_call(&self) -> Result<(), Error> {
+        Ok((self.authorise)().await?)
     }
 }
 

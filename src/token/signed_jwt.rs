@@ -4,16 +4,15 @@ use serde_json::json;
 
 use super::{
     Error, RawToken,
-    iam::{Iam, Target},
+    iam::{Caller, Iam, Target},
     key::LIFE_SECONDS,
-    operator::Operator,
 };
 use crate::plan::source::{Audience, ServiceAccountEmail};
 
 /// A JWT of `account` for `audience`, good for an hour.
 pub(super) async fn signed_jwt(
     iam: &Iam,
-    operator: &Operator,
+    operator: &impl Caller,
     account: &ServiceAccountEmail,
     audience: &Audience,
 ) -> Result<RawToken, Error> {

@@ -229,7 +229,7 @@ struct Outcome {
 
 const RESULTS: [&str; 6] = ["injected", "unchanged", "refused", "unavailable", "malformed", "failed"];
 
-/// Twice what the API server waits by default.
+/// The most that the API server is told to wait (the chart's `webhook.timeoutSeconds`), and twice the default.
 const WHOLE: Duration = Duration::from_secs(10);
 
 /// What the API server itself accepts from a client.

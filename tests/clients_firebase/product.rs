@@ -205,7 +205,8 @@ fn minter(origin: &str) -> Minter {
 async fn minted(minter: &Minter, tenant: Option<&str>) -> Result<Value, Problem> {
     let binding: IdTokenBinding = binding("shop", "orders", &spec(tenant));
     let Wanted { source, audience, .. } = validate(&binding).unwrap();
-    let minted = minter.mint(&source, &audience, &Steady, None).await.map_err(Problem::from)?;
+    let authorise = || std::future::ready(Ok(()));
+    let minted = minter.mint(&source, &audience, &Steady, None, authorise).await.map_err(Problem::from)?;
     Ok(claims(minted.token.expose()))
 }
 

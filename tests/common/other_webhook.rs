@@ -1,4 +1,4 @@
-//! Another mutating webhook beside ours, on the loopback: a test says what it does to pods.
+//! Another mutating webhook beside ours, on the loopback: a test says what it does to pods, or to something else.
 
 use std::{
     net::SocketAddr,
@@ -30,6 +30,15 @@ pub struct OtherWebhook {
 impl OtherWebhook {
     /// Answers each pod with the JSON patch that `mutate` makes of it.
     pub async fn start(mutate: fn(&Value) -> Value) -> Self {
+        Self::answering(move |object| {
+            let patch = BASE64_STANDARD.encode(mutate(object).to_string());
+            json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
+        })
+        .await
+    }
+
+    /// Answers with the `response` that is made of each object.
+    pub async fn answering(answer: impl Fn(&Value) -> Value + Clone + Send + Sync + 'static) -> Self {
         let rcgen::CertifiedKey { cert, signing_key } =
             rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
@@ -40,11 +49,12 @@ impl OtherWebhook {
         let review = move |Json(review): Json<Value>| async move {
             counted.fetch_add(1, Ordering::SeqCst);
             let request = &review["request"];
-            let patch = BASE64_STANDARD.encode(mutate(&request["object"]).to_string());
+            let mut response = answer(&request["object"]);
+            response["uid"] = request["uid"].clone();
             Json(json!({
                 "apiVersion": "admission.k8s.io/v1",
                 "kind": "AdmissionReview",
-                "response": {"uid": request["uid"], "allowed": true, "patchType": "JSONPatch", "patch": patch},
+                "response": response,
             }))
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -153,7 +153,7 @@ impl Bench {
     pub(crate) async fn obtain_if(
         &self,
         wanted: &Wanted,
-        authorise: impl Fn() -> Result<(), Problem>,
+        authorise: impl Fn() -> Result<(), Problem> + Sync,
     ) -> Result<(RawToken, Record), Problem> {
         obtain(&self.minter, &self.verifier, wanted, &self.credentials, async || authorise()).await
     }

@@ -2,7 +2,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::{Excluded, Finding, Trace, confirmation, finding, trace};
+use super::{ASKS, Excluded, Finding, Trace, confirmation, finding, trace};
 
 fn pod(annotations: &Value, spec: &Value) -> Pod {
     let pod = json!({
@@ -60,6 +60,9 @@ fn metadata_tell_whom_to_look_at() {
         (json!({"idtoken.dev/inject": "orders"}), Trace::Unanswered),
         (json!({"idtoken.dev/inject": "orders", "idtoken.dev/status": " "}), Trace::Unanswered),
         (json!({"idtoken.dev/inject": "orders", "idtoken.dev/status": "{}"}), Trace::Marked),
+        (json!({"idtoken.dev/guard": "orders"}), Trace::Unanswered),
+        (json!({"idtoken.dev/guard": "orders", "idtoken.dev/status": "{}"}), Trace::Marked),
+        (json!({"idtoken.dev/agent": "true", "idtoken.dev/proxy": "orders"}), Trace::None),
         (json!({"idtoken.dev/inject": "orders", "kubernetes.io/config.mirror": "3a5f"}), Trace::None),
     ] {
         assert_eq!(of(annotations.clone()), expected, "{annotations}");
@@ -148,6 +151,24 @@ fn malformed_annotations_are_named() {
         "asks for tokens in a way that is refused, but nothing looked at it when it was created, or the annotation came later: \
          annotation idtoken.dev/file-mode: \"9\" is not a file mode; write three octal digits, such as 0444 or 0400. Then: Delete it and create it again when injection is at work"
     );
+}
+
+/// One that counts on its guard runs without it.
+#[test]
+fn a_guard_that_is_not_there_is_named() {
+    let spec = json!({"containers": [{"name": "app"}]});
+    let said = complaint(&pod(&json!({"idtoken.dev/guard": "orders"}), &spec)).unwrap();
+    let why = "annotation idtoken.dev/guard: \"orders\" asks for a part that this version of idtoken-operator does not have yet; remove the \
+               annotation. Then: ";
+    assert!(said.contains(why), "{said}");
+}
+
+/// The search is for what injection is shown, and for nothing else.
+#[test]
+fn what_is_looked_for_is_what_the_chart_shows_to_the_webhook() {
+    let chart = include_str!("../../../charts/idtoken-operator/templates/_injection.tpl");
+    assert!(chart.contains("['idtoken.dev/inject', 'idtoken.dev/guard'].exists(k, k in object"));
+    assert_eq!(ASKS, ["idtoken.dev/inject", "idtoken.dev/guard"]);
 }
 
 #[test]

@@ -358,7 +358,7 @@ async fn twenty_bindings_at_once_share_one_answer() {
 /// A mint that the annotation with this value forces.
 async fn forced(bench: &Bench, credentials: &Secrets, request: &str) -> Result<Minted, Error> {
     let audience = Audience::parse(AUDIENCE).unwrap();
-    bench.minter.mint(&source(), &audience, credentials, Some(request)).await
+    bench.minter.mint(&source(), &audience, credentials, Some(request), allowed).await
 }
 
 #[tokio::test]

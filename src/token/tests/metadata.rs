@@ -7,8 +7,8 @@ async fn identity_is_asked_for_in_full_with_the_audience_encoded() {
     let options = Options { email_claim: EmailClaim::FullFormatOnly, ..Options::default() };
     let bench = Bench::start(options).await;
     let audience = Audience::parse("https://orders.example.com/a?b=c&d#e").unwrap();
-    let token =
-        bench.minter.mint(&Source::MetadataServer, &audience, &NoCredentials, None).await.unwrap().token;
+    let minted = bench.minter.mint(&Source::MetadataServer, &audience, &NoCredentials, None, allowed).await;
+    let token = minted.unwrap().token;
     assert_eq!(bench.google.issued_tokens(), [token.expose()]);
     assert_eq!(claims(&token)["aud"], "https://orders.example.com/a?b=c&d#e");
     assert_eq!(claims(&token)["email"], OPERATOR);

@@ -287,10 +287,10 @@ impl World {
         let mut outcomes = Vec::new();
         if spoilt.path.starts_with("/refresh") {
             *self.shown.lock().unwrap() = Answer { path: "none", ..Answer::default() };
-            outcomes.push(minter.mint(source, &audience, &self.credentials, None).await);
+            outcomes.push(minter.mint(source, &audience, &self.credentials, None, allowed).await);
         }
         *self.shown.lock().unwrap() = spoilt;
-        outcomes.push(minter.mint(source, &audience, &self.credentials, None).await);
+        outcomes.push(minter.mint(source, &audience, &self.credentials, None, allowed).await);
         outcomes
     }
 }

@@ -14,7 +14,7 @@ async fn the_account_signs_for_itself_and_the_audience() {
     let bench = Bench::start(options(Role::TokenCreator)).await;
     let before = crate::clock::now().as_second();
     let audience = Audience::parse("https://app.example.com/*").unwrap();
-    let minted = bench.minter.mint(&signed_jwt(), &audience, &NoCredentials, None).await.unwrap();
+    let minted = bench.minter.mint(&signed_jwt(), &audience, &NoCredentials, None, allowed).await.unwrap();
     assert_eq!((minted.email.as_deref(), minted.credential), (Some(CALLER), None));
     let mut claims = claims(&minted.token);
     let issued = claims["iat"].as_i64().unwrap();
