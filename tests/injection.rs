@@ -23,7 +23,7 @@ proptest! {
     #[test]
     fn every_promise_holds_for_sound_pods(pod in pods::accepted()) {
         if let Ok(patched) = checked(&pod, &facts, noon()) && is_handled(&pod) {
-            is_whole(&patched);
+            is_whole(&patched, "webhook");
         }
     }
 
@@ -45,7 +45,7 @@ proptest! {
             other(&mut changed);
         }
         let last = checked(&changed, &facts, noon()).unwrap();
-        is_whole(&last);
+        is_whole(&last, "webhook");
     }
 }
 

@@ -151,7 +151,7 @@ pub fn is_handled(pod: &Value) -> bool {
 
 /// The volume holds every binding; each chosen container has it mounted, but for those whose author mounted something else there, and
 /// names its files; and the pod says so.
-pub fn is_whole(pod: &Value) {
+pub fn is_whole(pod: &Value, injector: &str) {
     let annotation =
         |key: &str| pod["metadata"]["annotations"][format!("idtoken.dev/{key}")].as_str().unwrap_or_default();
     let names: Vec<_> = annotation("inject").split(',').map(str::trim).collect();
@@ -189,7 +189,7 @@ pub fn is_whole(pod: &Value) {
         }
     }
     let status: Value = serde_json::from_str(annotation("status")).unwrap();
-    assert_eq!(status["injector"], "webhook");
+    assert_eq!(status["injector"], injector);
 }
 
 pub fn array(value: &Value) -> &[Value] {
