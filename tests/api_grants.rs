@@ -4,6 +4,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 mod common;
+#[path = "api_grants/unheard.rs"]
+mod unheard;
 
 use std::time::Duration;
 

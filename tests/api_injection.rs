@@ -7,7 +7,7 @@ mod common;
 use common::{
     World, google_options, impersonation,
     injection::{array, checked, is_handled, is_whole},
-    other_webhook::OtherWebhook,
+    other_webhook::{OtherWebhook, by_label, pod},
     pods,
 };
 use http::Request;
@@ -41,7 +41,7 @@ async fn random_pods_come_back_valid_and_as_decided() {
         match (checked(&pod, &facts, Timestamp::now()), answer) {
             (Ok(patched), Ok(answer)) if is_handled(&pod) => {
                 assert_eq!(parts(&answer), parts(&patched), "{pod}");
-                is_whole(&answer);
+                is_whole(&answer, "webhook");
                 injected += 1;
             }
             (Err(words), Err(message)) if reaches_us(&pod) => {
@@ -86,7 +86,7 @@ async fn whatever_a_later_webhook_does_the_pod_is_whole_in_the_end() {
 
     for behaviour in ["mesh", "anew", "volume", "status"] {
         let answer = dry_run(&world, &pod(behaviour)).await.unwrap();
-        is_whole(&answer);
+        is_whole(&answer, "webhook");
         assert_eq!(
             array(&answer["spec"]["volumes"])[0]["name"],
             "data",
@@ -112,7 +112,7 @@ async fn whatever_a_later_webhook_does_the_pod_is_whole_in_the_end() {
     let mut marked = stripped.clone();
     marked["metadata"]["annotations"] =
         json!({"idtoken.dev/inject": "orders", "idtoken.dev/status": r#"{"injector":"webhook"}"#});
-    is_whole(&marked);
+    is_whole(&marked, "webhook");
 
     // A volume that takes our name when ours is there already is nothing that we could mend: the API server refuses the pod.
     let refusal = dry_run(&world, &pod("same-name")).await.unwrap_err();
@@ -129,7 +129,7 @@ async fn what_an_earlier_webhook_did_is_what_ours_works_on() {
     world.apply(&[other.registration("aa-other")]); // before idtoken-operator
     called(&world, &other).await;
     for behaviour in ["mesh", "anew", "volume", "status"] {
-        is_whole(&dry_run(&world, &pod(behaviour)).await.unwrap());
+        is_whole(&dry_run(&world, &pod(behaviour)).await.unwrap(), "webhook");
     }
     let stripped = dry_run(&world, &pod("annotations")).await.unwrap();
     assert_eq!(array(&stripped["spec"]["volumes"]).len(), 1, "nothing is asked for any more");
@@ -139,65 +139,6 @@ async fn what_an_earlier_webhook_did_is_what_ours_works_on() {
         "{refusal}"
     );
     world.end().await;
-}
-
-/// The patch that a pod asks for by its label `other`.
-fn by_label(pod: &Value) -> Value {
-    let add = |path: &str, value: Value| json!({"op": "add", "path": path, "value": value});
-    match pod["metadata"]["labels"]["other"].as_str().unwrap_or_default() {
-        "mesh" => json!([
-            add("/spec/containers/-", json!({"name": "mesh", "image": "mesh"})),
-            add(
-                "/spec/initContainers/-",
-                json!({"name": "mesh-init", "image": "mesh", "restartPolicy": "Always"})
-            ),
-            add("/spec/volumes/-", json!({"name": "mesh", "emptyDir": {}})),
-        ]),
-        // Written back as it knows them, without what is not its own.
-        "anew" => {
-            let bare = |list: &str| -> Value {
-                let bare = |c: &Value| json!({"name": c["name"], "image": c["image"]});
-                array(&pod["spec"][list]).iter().map(bare).collect()
-            };
-            json!([
-                {"op": "replace", "path": "/spec/containers", "value": bare("containers")},
-                {"op": "replace", "path": "/spec/initContainers", "value": bare("initContainers")},
-                {"op": "replace", "path": "/spec/volumes", "value": [{"name": "data", "emptyDir": {}}]},
-            ])
-        }
-        "volume" => json!([add("/spec/volumes/-", json!({"name": "idtoken-2", "emptyDir": {}}))]),
-        "same-name" => json!([add("/spec/volumes/-", json!({"name": "idtoken", "emptyDir": {}}))]),
-        "status" => removal(pod, &["status"]),
-        "annotations" => removal(pod, &["inject", "status"]),
-        _ => json!([]),
-    }
-}
-
-/// Takes those of our annotations away that are there.
-fn removal(pod: &Value, keys: &[&str]) -> Value {
-    let there = |key: &&&str| !pod["metadata"]["annotations"][format!("idtoken.dev/{key}")].is_null();
-    let remove =
-        |key: &&str| json!({"op": "remove", "path": format!("/metadata/annotations/idtoken.dev~1{key}")});
-    keys.iter().filter(there).map(remove).collect()
-}
-
-/// A pod for which the other webhook behaves as named.
-fn pod(behaviour: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": behaviour,
-            "namespace": "shop",
-            "labels": {"other": behaviour},
-            "annotations": {"idtoken.dev/inject": "orders", "example.com/own": "x"},
-        },
-        "spec": {
-            "initContainers": [{"name": "setup", "image": "app"}],
-            "containers": [{"name": "app", "image": "app"}],
-            "volumes": [{"name": "data", "emptyDir": {}}],
-        },
-    })
 }
 
 /// The match conditions of the registration.

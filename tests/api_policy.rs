@@ -5,8 +5,13 @@
 
 mod common;
 
-use common::{OPERATOR_NAMESPACE, SOON, World, google_options, pods, refusals};
-use idtoken_operator::plan::inject::inject;
+use common::{
+    OPERATOR_NAMESPACE, SOON, World, google_options,
+    injection::is_whole,
+    other_webhook::{self, OtherWebhook, by_label},
+    pods, refusals,
+};
+use idtoken_operator::plan::inject::{Pod, inject};
 use serde_json::{Value, json};
 use xtask::{cluster::ClusterOptions, process::wait_for};
 
@@ -68,7 +73,7 @@ async fn pods_of_every_kind_get_what_the_webhook_would_give_them() {
         pod["metadata"].as_object_mut().unwrap().remove("namespace");
         let pod = whole(&pod);
         let created = create(&world, "shop", &pod).await;
-        match inject(&pod, &|_| None, "2026-11-22T12:00:00Z".parse().unwrap()) {
+        match inject(&Pod::of(&pod), &|_| None, "2026-11-22T12:00:00Z".parse().unwrap()) {
             Ok(injection) => {
                 let patch = serde_json::to_value(&injection.patch).unwrap();
                 // Also where the API server has something against it.
@@ -146,6 +151,32 @@ async fn what_another_policy_adds_afterwards_is_completed() {
     assert_eq!(of("mesh")["volumeMounts"], of("app")["volumeMounts"]);
     assert_eq!(of("mesh")["env"], of("app")["env"]);
     assert_eq!(of("mesh")["env"].as_array().unwrap().len(), 3);
+    world.end().await;
+}
+
+/// The API server asks policies first and webhooks after them, and then the policies once more.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn whatever_a_webhook_does_afterwards_the_pod_is_whole_in_the_end() {
+    let world = with_policy().await;
+    let other = OtherWebhook::start(by_label).await;
+    world.apply(&[other.registration("other")]);
+    wait_for("the other webhook to be called", SOON, || async {
+        let _ = create(&world, "shop", &other_webhook::pod("nothing")).await;
+        anyhow::ensure!(other.calls() > 0, "it was not asked");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    for behaviour in ["mesh", "anew", "volume", "status"] {
+        let created = create(&world, "shop", &other_webhook::pod(behaviour)).await.unwrap();
+        is_whole(&created, "policy");
+    }
+    // Without our annotations nothing is asked for any more; what was added stays.
+    let stripped = create(&world, "shop", &other_webhook::pod("annotations")).await.unwrap();
+    assert_eq!(stripped["metadata"]["annotations"], json!({"example.com/own": "x"}));
+    let refusal = create(&world, "shop", &other_webhook::pod("same-name")).await.unwrap_err();
+    assert!(refusal.contains(r#"spec.volumes[2].name: Duplicate value: "idtoken""#), "{refusal}");
     world.end().await;
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use kube::{Client, Config};
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::{
@@ -56,10 +57,26 @@ pub(super) fn block_on<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::
 where
     F: Future<Output = anyhow::Result<()>>,
 {
+    run_on(&mut Builder::new_multi_thread(), work)
+}
+
+/// The same with one thread for all that is spawned. Where each piece of work is small, threads that wake each other for it cost
+/// more than a second one brings; and memory does not grow with the node's processors.
+pub(super) fn block_on_one<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    run_on(Builder::new_multi_thread().worker_threads(1), work)
+}
+
+fn run_on<F>(runtime: &mut Builder, work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime.enable_all().build()?;
     let ended = runtime.block_on(async {
         let signals = shutdown::on_signals().context("signals can't be listened for")?;
         tokio::select! {

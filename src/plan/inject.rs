@@ -1,11 +1,12 @@
 //! What an annotated pod gets: one volume with its tokens, one mount and a few variables for each container.
 //!
 //! Works on the pod's raw JSON and only ever adds to it, so that fields which this program has never heard of survive: they
-//! are not even read (see [`excerpt`]).
+//! are not even read (see [`Pod`]).
 //! A second application finds what the first one added and adds nothing.
 mod containers;
 mod document;
-mod excerpt;
+mod lenient;
+mod pod;
 mod request;
 mod status;
 #[cfg(test)]
@@ -13,10 +14,9 @@ mod tests;
 mod volume;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
-pub use document::PatchOp;
-pub use excerpt::excerpt;
+pub use document::{Addition, Element, KeyToPath, PatchOp, Projected, Secret, Source};
+pub use pod::Pod;
 pub use request::{Refusal, Request, request};
 
 /// What the webhook needs to know about an `IdTokenBinding`.
@@ -57,17 +57,27 @@ pub struct Injection {
 /// Decides what `pod` gets. `bindings` answers for the names in its [`Request`] and returns `None` for a name that it
 /// does not know.
 pub fn inject(
-    pod: &Value,
+    pod: &Pod<'_>,
+    bindings: &dyn Fn(&str) -> Option<BindingFacts>,
+    now: Timestamp,
+) -> Result<Injection, Refusal> {
+    fulfil(pod, request(pod)?.as_ref(), bindings, now)
+}
+
+/// The same, where the pod's request was read before.
+pub fn fulfil(
+    pod: &Pod<'_>,
+    request: Option<&Request>,
     bindings: &dyn Fn(&str) -> Option<BindingFacts>,
     now: Timestamp,
 ) -> Result<Injection, Refusal> {
     let mut warnings = request::unknown_keys(pod);
-    let Some(request) = request(pod)? else {
+    let Some(request) = request else {
         return Ok(Injection { patch: Vec::new(), warnings: bounded(warnings) });
     };
-    if !pod["spec"].is_object() {
+    let Some(spec) = pod.spec() else {
         return Ok(Injection::default()); // The API server has its own words for a pod without a spec.
-    }
+    };
     let sources: Vec<_> = request
         .bindings
         .iter()
@@ -78,16 +88,16 @@ pub fn inject(
         })
         .collect();
 
-    if pod["spec"]["hostNetwork"] == true {
+    if spec.host_network.0 {
         warnings.push(HOST_NETWORK.to_owned());
     }
 
-    let mut patch = volume::additions(pod, &request, &sources)?;
+    let mut patch = volume::additions(spec, request, &sources)?;
     let mut room = containers::Room::default();
-    for target in containers::chosen(pod, &request)? {
-        containers::add(&target, &request, &mut room, &mut patch, &mut warnings)?;
+    for target in containers::chosen(spec, request)? {
+        containers::add(&target, request, &mut room, &mut patch, &mut warnings)?;
     }
-    patch.extend(status::addition(pod, &request, &volume::contents(pod, &sources)));
+    patch.extend(status::addition(pod, request, &volume::contents(spec, &sources)));
     Ok(Injection { patch, warnings: bounded(warnings) })
 }
 

@@ -73,7 +73,7 @@ pub fn finding(pod: &Pod) -> Finding {
         return Finding::Nothing;
     }
     let mend = mend(&pod.metadata);
-    match inject::request(&value) {
+    match inject::request(&inject::Pod::of(&value)) {
         Ok(None) => Finding::Nothing,
         Ok(Some(request)) => missing(&value, &request).map_or(Finding::Complete, |missing| {
             let names = request.bindings.join(", ");

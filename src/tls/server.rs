@@ -144,7 +144,9 @@ impl Server {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10))
-            .max_concurrent_streams(256);
+            .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(STREAMS * WINDOW);
         builder
     }
 }
@@ -167,6 +169,11 @@ async fn accept(
     }
 }
 
+/// Requests at the same time over one connection; Go's clients send a hundred before they know it, and take another connection for more.
+const STREAMS: u32 = 128;
+/// What a client may send of a request that nobody reads yet. A connection has room for that of all its requests, so that those that wait
+/// keep back no other one.
+const WINDOW: u32 = 16 * 1024;
 /// How long connections are still accepted after the end was asked for.
 const LINGER: Duration = Duration::from_millis(100);
 

@@ -171,7 +171,7 @@ impl Absent {
 
 /// How long the API server has for one answer.
 const READ: Duration = Duration::from_secs(2);
-/// How long a name may take, with its turn: the API server waits for our answer for 5 s.
+/// How long a name may take, with its turn: the API server waits for our answer for at least 5 s (the chart's `webhook.timeoutSeconds`).
 const WAIT: Duration = Duration::from_secs(4);
 /// Namespaces that read at the same time: however many reads some have under way, there is room for the first of others.
 const FIRST: usize = 32;

@@ -1,50 +1,56 @@
 //! The two halves of an `AdmissionReview`, with of the pod only what is looked at.
 //!
 //! Not kube's types: those write the patch as an array of numbers, and read the object into fields that they know.
-use base64::{display::Base64Display, prelude::BASE64_STANDARD};
-use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
-use serde_json::Value;
+use std::borrow::Cow;
 
-use crate::plan::inject::{Injection, PatchOp, excerpt};
+use axum::{
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Serialize, de};
+
+use crate::plan::inject::{Injection, PatchOp, Pod};
 
 /// What the API server asks.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Request {
+pub struct Request<'a> {
     /// Echoed in the answer.
-    pub uid: String,
+    #[serde(borrow)]
+    pub uid: Cow<'a, str>,
     /// The object's namespace. (The object itself need not say on creation.)
-    #[serde(default)]
-    pub namespace: String,
+    #[serde(borrow, default)]
+    pub namespace: Cow<'a, str>,
     /// The object's name; empty where the API server is yet to make one up.
-    #[serde(default)]
-    pub name: String,
+    #[serde(borrow, default)]
+    pub name: Cow<'a, str>,
     /// `CREATE` is the one that we act on.
-    #[serde(default)]
-    pub operation: String,
+    #[serde(borrow, default)]
+    pub operation: Cow<'a, str>,
     /// What kind of object it is.
-    #[serde(default)]
-    pub kind: Kind,
+    #[serde(borrow, default)]
+    pub kind: Kind<'a>,
     /// Such as `ephemeralcontainers`.
-    #[serde(default)]
-    pub sub_resource: String,
+    #[serde(borrow, default)]
+    pub sub_resource: Cow<'a, str>,
     /// What is looked at of the object.
-    #[serde(default, deserialize_with = "excerpt")]
-    pub object: Value,
+    #[serde(borrow, default)]
+    pub object: Pod<'a>,
 }
 
 /// A kind of object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Kind {
+pub struct Kind<'a> {
     /// Empty for the core group.
-    #[serde(default)]
-    pub group: String,
+    #[serde(borrow, default)]
+    pub group: Cow<'a, str>,
     /// Such as `v1`.
-    #[serde(default)]
-    pub version: String,
+    #[serde(borrow, default)]
+    pub version: Cow<'a, str>,
     /// Such as `Pod`.
-    #[serde(default)]
-    pub kind: String,
+    #[serde(borrow, default)]
+    pub kind: Cow<'a, str>,
 }
 
 /// Why a body is not a question that we can answer.
@@ -61,10 +67,12 @@ pub enum ReviewError {
     Empty,
 }
 
-impl Request {
+impl<'a> Request<'a> {
     /// Reads the body of a call.
-    pub fn parse(body: &[u8]) -> Result<Self, ReviewError> {
-        let review: Review = serde_json::from_slice(body)?;
+    pub fn parse(body: &'a [u8]) -> Result<Self, ReviewError> {
+        // Looked through once, and not string by string.
+        let body = std::str::from_utf8(body).map_err(<serde_json::Error as de::Error>::custom)?;
+        let review: Review<'_> = serde_json::from_str(body)?;
         if review.api_version != API_VERSION || review.kind != KIND {
             return Err(ReviewError::Version(format!("{:?} {:?}", review.api_version, review.kind)));
         }
@@ -75,7 +83,7 @@ impl Request {
     #[must_use]
     pub fn creates_pod(&self) -> bool {
         let Kind { group, version, kind } = &self.kind;
-        (group.as_str(), version.as_str(), kind.as_str()) == ("", "v1", "Pod")
+        (&**group, &**version, &**kind) == ("", "v1", "Pod")
             && self.operation == "CREATE"
             && self.sub_resource.is_empty()
     }
@@ -97,7 +105,7 @@ struct Response {
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "in_base64")]
+    #[serde(skip)]
     patch: Vec<PatchOp>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -142,26 +150,50 @@ impl Response {
     }
 }
 
-/// As a field of Go's type `[]byte` is written.
-fn in_base64<S: Serializer>(patch: &[PatchOp], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut json = Vec::with_capacity(TYPICAL);
-    serde_json::to_writer(&mut json, patch).map_err(S::Error::custom)?;
-    serializer.collect_str(&Base64Display::new(&json, &BASE64_STANDARD))
+impl IntoResponse for Answer {
+    fn into_response(self) -> axum::response::Response {
+        match self.text() {
+            Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    }
+}
+
+impl Answer {
+    /// The patch is most of it: it is written last, as a field of Go's type `[]byte` is, with nothing in it to escape.
+    fn text(&self) -> serde_json::Result<String> {
+        let mut text = serde_json::to_string(self)?;
+        if !self.response.patch.is_empty() {
+            let mut patch = Vec::with_capacity(TYPICAL);
+            serde_json::to_writer(&mut patch, &self.response.patch)?;
+            text.truncate(text.len() - END.len());
+            text.reserve(patch.len().div_ceil(3) * 4 + PATCH.len() + 1 + END.len());
+            text.push_str(PATCH);
+            BASE64_STANDARD.encode_string(&patch, &mut text);
+            text.push('"');
+            text.push_str(END);
+        }
+        Ok(text)
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Review {
+struct Review<'a> {
     #[serde(default)]
     api_version: String,
     #[serde(default)]
     kind: String,
-    request: Option<Request>,
+    #[serde(borrow)]
+    request: Option<Request<'a>>,
 }
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 const FAILURE: &str = "Failure";
 
+/// How an answer ends, and what stands before its patch.
+const END: &str = "}}";
+const PATCH: &str = r#","patch":""#;
 /// Bytes that hold the patch of a usual pod, so that the buffer need not grow step by step.
 const TYPICAL: usize = 2048;

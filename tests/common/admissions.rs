@@ -8,13 +8,19 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Pod};
 use kube::{Api, Client, api::PostParams};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::json;
-use tokio::{net::TcpStream, task::JoinSet, time::Instant};
-use tokio_rustls::TlsConnector;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use xtask::process::wait_for;
 
 use super::World;
@@ -133,6 +139,28 @@ pub async fn restored(world: &World, good: impl Fn(&str) -> bool) -> Duration {
 
 /// Connects as the API server does, trusting `bundle` alone; the certificate that was presented (DER).
 pub async fn handshake(port: u16, bundle: &str) -> anyhow::Result<Vec<u8>> {
+    let tls = connect(port, bundle).await?;
+    Ok(tls.get_ref().1.peer_certificates().unwrap()[0].to_vec())
+}
+
+/// Sends a review past the API server, over a connection of its own; the status and what was answered.
+pub async fn review(port: u16, bundle: &str, body: &str) -> anyhow::Result<(u16, String)> {
+    let mut tls = connect(port, bundle).await?;
+    let head = format!(
+        "POST /mutate HTTP/1.1\r\nhost: webhook\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    tls.write_all(head.as_bytes()).await?;
+    tls.write_all(body.as_bytes()).await?;
+    tls.flush().await?;
+    let mut answer = String::new();
+    tls.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, body.to_owned()))
+}
+
+async fn connect(port: u16, bundle: &str) -> anyhow::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(certificate?)?;
@@ -140,6 +168,5 @@ pub async fn handshake(port: u16, bundle: &str) -> anyhow::Result<Vec<u8>> {
     let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let name = ServerName::try_from("127.0.0.1").unwrap();
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    Ok(tls.get_ref().1.peer_certificates().unwrap()[0].to_vec())
+    Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }

@@ -4,7 +4,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic, unreachable_pub)]
 
 use idtoken_operator::{
-    plan::inject::{BindingFacts, Injection, inject},
+    plan::inject::{BindingFacts, Injection, Pod, inject},
     webhook::review::Request,
 };
 use jiff::Timestamp;
@@ -26,13 +26,14 @@ pub fn checked(
     facts: &dyn Fn(&str) -> Option<BindingFacts>,
     now: Timestamp,
 ) -> Result<Value, String> {
-    let decided = inject(pod, facts, now);
+    let decided = inject(&Pod::of(pod), facts, now);
     let review = json!({
         "apiVersion": "admission.k8s.io/v1",
         "kind": "AdmissionReview",
         "request": {"uid": "1", "object": pod},
     });
-    let asked = Request::parse(review.to_string().as_bytes()).unwrap();
+    let review = review.to_string();
+    let asked = Request::parse(review.as_bytes()).unwrap();
     assert_eq!(inject(&asked.object, facts, now), decided, "what is read of a review of {pod} is not enough");
     let injection = match decided {
         Ok(injection) => injection,
@@ -46,7 +47,8 @@ pub fn checked(
     warnings_are_short(&injection.warnings);
     let patch = serde_json::to_value(&injection.patch).unwrap();
     let patched = patched(pod, &patch);
-    let again = inject(&patched, facts, now).unwrap_or_else(|refusal| panic!("{refusal}: {patched}"));
+    let again =
+        inject(&Pod::of(&patched), facts, now).unwrap_or_else(|refusal| panic!("{refusal}: {patched}"));
     assert_eq!(
         again,
         Injection { patch: vec![], warnings: injection.warnings },
@@ -149,7 +151,7 @@ pub fn is_handled(pod: &Value) -> bool {
 
 /// The volume holds every binding; each chosen container has it mounted, but for those whose author mounted something else there, and
 /// names its files; and the pod says so.
-pub fn is_whole(pod: &Value) {
+pub fn is_whole(pod: &Value, injector: &str) {
     let annotation =
         |key: &str| pod["metadata"]["annotations"][format!("idtoken.dev/{key}")].as_str().unwrap_or_default();
     let names: Vec<_> = annotation("inject").split(',').map(str::trim).collect();
@@ -187,7 +189,7 @@ pub fn is_whole(pod: &Value) {
         }
     }
     let status: Value = serde_json::from_str(annotation("status")).unwrap();
-    assert_eq!(status["injector"], "webhook");
+    assert_eq!(status["injector"], injector);
 }
 
 pub fn array(value: &Value) -> &[Value] {

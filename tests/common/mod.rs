@@ -306,6 +306,14 @@ impl World {
         self.webhook_health_port = health_port;
     }
 
+    /// The most memory that the newest webhook has had, in bytes.
+    pub fn webhook_memory(&self) -> u64 {
+        let pid = self.webhooks.last().unwrap().pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     /// Sends the newest webhook a signal.
     pub fn signal_webhook(&mut self, signal: &str) {
         self.webhooks.last_mut().unwrap().signal(signal).unwrap();

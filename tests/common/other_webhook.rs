@@ -96,3 +96,62 @@ impl OtherWebhook {
         })
     }
 }
+
+/// The patch that a pod asks for by its label `other`.
+pub fn by_label(pod: &Value) -> Value {
+    let add = |path: &str, value: Value| json!({"op": "add", "path": path, "value": value});
+    match pod["metadata"]["labels"]["other"].as_str().unwrap_or_default() {
+        "mesh" => json!([
+            add("/spec/containers/-", json!({"name": "mesh", "image": "mesh"})),
+            add(
+                "/spec/initContainers/-",
+                json!({"name": "mesh-init", "image": "mesh", "restartPolicy": "Always"})
+            ),
+            add("/spec/volumes/-", json!({"name": "mesh", "emptyDir": {}})),
+        ]),
+        // Written back as it knows them, without what is not its own.
+        "anew" => {
+            let bare = |list: &str| -> Value {
+                let bare = |c: &Value| json!({"name": c["name"], "image": c["image"]});
+                pod["spec"][list].as_array().into_iter().flatten().map(bare).collect()
+            };
+            json!([
+                {"op": "replace", "path": "/spec/containers", "value": bare("containers")},
+                {"op": "replace", "path": "/spec/initContainers", "value": bare("initContainers")},
+                {"op": "replace", "path": "/spec/volumes", "value": [{"name": "data", "emptyDir": {}}]},
+            ])
+        }
+        "volume" => json!([add("/spec/volumes/-", json!({"name": "idtoken-2", "emptyDir": {}}))]),
+        "same-name" => json!([add("/spec/volumes/-", json!({"name": "idtoken", "emptyDir": {}}))]),
+        "status" => removal(pod, &["status"]),
+        "annotations" => removal(pod, &["inject", "status"]),
+        _ => json!([]),
+    }
+}
+
+/// Takes those of our annotations away that are there.
+fn removal(pod: &Value, keys: &[&str]) -> Value {
+    let there = |key: &&&str| !pod["metadata"]["annotations"][format!("idtoken.dev/{key}")].is_null();
+    let remove =
+        |key: &&str| json!({"op": "remove", "path": format!("/metadata/annotations/idtoken.dev~1{key}")});
+    keys.iter().filter(there).map(remove).collect()
+}
+
+/// A pod for which the other webhook behaves as named.
+pub fn pod(behaviour: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": behaviour,
+            "namespace": "shop",
+            "labels": {"other": behaviour},
+            "annotations": {"idtoken.dev/inject": "orders", "example.com/own": "x"},
+        },
+        "spec": {
+            "initContainers": [{"name": "setup", "image": "app"}],
+            "containers": [{"name": "app", "image": "app"}],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        },
+    })
+}

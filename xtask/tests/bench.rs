@@ -22,15 +22,20 @@ fn the_benchmark_measures_three_servers_and_judges_the_targets() {
     let names: Vec<_> = servers.iter().map(|server| json!([server["name"], server["bindings"]])).collect();
     assert_eq!(names, [json!(["floor", null]), json!(["webhook", 10]), json!(["webhook", 100])]);
     for server in servers {
-        assert!(server["memory_peak_bytes"].as_u64() >= server["memory_bytes"].as_u64(), "{server}");
+        // Nothing with TLS in it runs in less.
+        assert!(server["memory_bytes"].as_u64().unwrap() > 1_000_000, "{server}");
+        assert!(server["memory_peak_bytes"].as_u64().unwrap() > 1_000_000, "{server}");
         let loads = server["loads"].as_array().unwrap();
         assert_eq!(loads.iter().map(|load| &load["clients"]).collect::<Vec<_>>(), [1, 8, 32]);
         for load in loads {
             assert!(load["requests"].as_u64().unwrap() >= load["clients"].as_u64().unwrap(), "{load}");
-            assert!(load["p99_ms"].as_f64().unwrap() >= load["p50_ms"].as_f64().unwrap(), "{load}");
+            for figure in ["requests_per_second", "p50_ms", "cpu_ms_per_request"] {
+                assert!(load[figure].as_f64().unwrap() > 0.0, "{figure} of {load}");
+            }
+            let of_floor = &load["requests_per_second_of_floor"];
+            assert!(of_floor["least"].as_f64().unwrap() > 0.0, "{load}");
         }
     }
-    assert_eq!(servers[0]["loads"][0]["requests_per_second_of_floor"], 1.0);
     let goals: Vec<_> = report["targets"].as_array().unwrap().iter().map(|target| &target["goal"]).collect();
     let of_each_load = ["at least 0.75", "at most 1.5", "at least 0.95"];
     assert_eq!(goals, [&of_each_load[..], &of_each_load, &of_each_load, &["at most 20"]].concat());

@@ -1,11 +1,11 @@
 //! The containers: one mount each, and variables that say where the files are.
-use std::collections::BTreeSet;
-
-use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     NAME, VOLUME,
-    document::{PatchOp, append, elements, text},
+    document::{Element, PatchOp, append},
+    lenient::{List, Object},
+    pod::{Container, Spec},
     request::{CONTAINERS, INJECT, Refusal, Request, file_variable},
     shorten,
     volume::token_path,
@@ -14,24 +14,24 @@ use super::{
 /// A container of the pod and where it is.
 pub(super) struct Target<'a> {
     pointer: String,
-    container: &'a Value,
+    container: &'a Container<'a>,
 }
 
 /// The containers and init containers that the request means.
-pub(super) fn chosen<'a>(pod: &'a Value, request: &Request) -> Result<Vec<Target<'a>>, Refusal> {
-    let mut targets: Vec<_> =
-        ["initContainers", "containers"].into_iter().flat_map(|list| targets(pod, list)).collect();
+pub(super) fn chosen<'a>(spec: &'a Spec<'a>, request: &Request) -> Result<Vec<Target<'a>>, Refusal> {
+    let init = targets("initContainers", &spec.init_containers);
+    let mut targets: Vec<_> = init.chain(targets("containers", &spec.containers)).collect();
     if let Some(wanted) = &request.containers {
         // Sets: whoever may create pods may also write tens of thousands of names.
-        let known: BTreeSet<_> = targets.iter().map(|target| text(target.container, "name")).collect();
+        let known: BTreeSet<_> = targets.iter().map(|target| target.container.name.as_str()).collect();
         if let Some(name) = wanted.iter().find(|name| !known.contains(name.as_str())) {
             let problem = format!("contains {:?}, which is no container of this pod", shorten(name, NAME));
-            let names: Vec<_> = targets.iter().map(|target| text(target.container, "name")).collect();
+            let names: Vec<_> = targets.iter().map(|target| target.container.name.as_str()).collect();
             let mend = format!("choose from: {}", shorten(&names.join(", "), CHOICE));
             return Err(Refusal::new(CONTAINERS, &wanted.join(","), problem, mend));
         }
         let wanted: BTreeSet<_> = wanted.iter().map(String::as_str).collect();
-        targets.retain(|target| wanted.contains(text(target.container, "name")));
+        targets.retain(|target| wanted.contains(target.container.name.as_str()));
     }
     Ok(targets)
 }
@@ -76,12 +76,13 @@ pub(super) fn add(
     let directory = match mount(container, &request.mount_path) {
         Mount::Present(directory) => directory,
         Mount::Missing => {
-            let mount = json!({"name": VOLUME, "mountPath": request.mount_path, "readOnly": true});
-            append(patch, format!("{pointer}/volumeMounts"), container.get("volumeMounts"), vec![mount]);
+            let mount_path = request.mount_path.clone();
+            let mount = Element::Mount { name: VOLUME, mount_path, read_only: true };
+            append(patch, format!("{pointer}/volumeMounts"), &container.volume_mounts, vec![mount]);
             &request.mount_path
         }
         Mount::Taken => {
-            let name = shorten(text(container, "name"), NAME);
+            let name = shorten(container.name.as_str(), NAME);
             warnings.push(format!(
                 "container {name:?} has a mount of its own at the tokens' path: no tokens there"
             ));
@@ -89,12 +90,13 @@ pub(super) fn add(
         }
     };
     room.take(request, directory)?;
+    let present: HashSet<_> = container.env.elements().iter().map(|variable| variable.0.as_str()).collect();
     let missing = variables(&request.bindings, directory)
         .into_iter()
-        .filter(|(name, _)| !elements(container, "env").iter().any(|variable| text(variable, "name") == name))
-        .map(|(name, value)| json!({"name": name, "value": value}))
+        .filter(|(name, _)| !present.contains(name.as_str()))
+        .map(|(name, value)| Element::Variable { name, value })
         .collect();
-    append(patch, format!("{pointer}/env"), container.get("env"), missing);
+    append(patch, format!("{pointer}/env"), &container.env, missing);
     Ok(())
 }
 
@@ -106,14 +108,15 @@ enum Mount<'a> {
     Taken,
 }
 
-fn mount<'a>(container: &'a Value, path: &str) -> Mount<'a> {
-    let mounts = elements(container, "volumeMounts");
+fn mount<'a>(container: &'a Container<'_>, path: &str) -> Mount<'a> {
+    let mounts = || container.volume_mounts.objects().map(|(_, mount)| mount);
     // A file mounted by subPath is never updated: it does not count.
-    let whole = |mount: &&Value| text(mount, "subPath").is_empty() && text(mount, "subPathExpr").is_empty();
-    if let Some(ours) = mounts.iter().filter(whole).find(|mount| text(mount, "name") == VOLUME) {
-        return Mount::Present(text(ours, "mountPath").trim_end_matches('/'));
+    let mut whole =
+        mounts().filter(|m| m.sub_path.as_str().is_empty() && m.sub_path_expr.as_str().is_empty());
+    if let Some(ours) = whole.find(|mount| mount.name.as_str() == VOLUME) {
+        return Mount::Present(ours.mount_path.as_str().trim_end_matches('/'));
     }
-    if mounts.iter().any(|mount| text(mount, "mountPath").trim_end_matches('/') == path) {
+    if mounts().any(|mount| mount.mount_path.as_str().trim_end_matches('/') == path) {
         return Mount::Taken;
     }
     Mount::Missing
@@ -130,12 +133,12 @@ fn variables(bindings: &[String], directory: &str) -> Vec<(String, String)> {
     variables
 }
 
-fn targets<'a>(pod: &'a Value, list: &'static str) -> impl Iterator<Item = Target<'a>> {
-    elements(&pod["spec"], list)
-        .iter()
-        .enumerate()
-        .filter(|(_, container)| container.is_object())
-        .map(move |(index, container)| Target { pointer: format!("/spec/{list}/{index}"), container })
+fn targets<'a>(
+    name: &'static str,
+    list: &'a List<Object<Container<'a>>>,
+) -> impl Iterator<Item = Target<'a>> {
+    list.objects()
+        .map(move |(index, container)| Target { pointer: format!("/spec/{name}/{index}"), container })
 }
 
 /// What the API server itself stores at most is half as much again.

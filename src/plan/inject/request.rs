@@ -2,22 +2,21 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use serde_json::Value;
 
-use super::shorten;
+use super::{pod::Pod, shorten};
 use crate::plan::names::is_dns_subdomain;
 
-/// What a pod asks for: checked, and with every default filled in.
+/// What a pod asks for: checked, and with every default filled in. Its JSON goes into the hash of `idtoken.dev/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Request {
     /// Names of bindings: at least one, each a DNS subdomain, none twice.
     pub bindings: Vec<String>,
     /// The containers that get the mount; `None` means all.
     pub containers: Option<Vec<String>>,
-    /// The directory of the mount: absolute, without a slash at the end.
-    pub mount_path: String,
     /// Permissions of the token files.
     pub file_mode: u32,
+    /// The directory of the mount: absolute, without a slash at the end.
+    pub mount_path: String,
     /// Whether the pod may start before its tokens exist.
     pub optional: bool,
 }
@@ -48,7 +47,7 @@ impl Refusal {
 }
 
 /// Parses the pod's annotations. `None` when it asks for nothing, or is a mirror pod.
-pub fn request(pod: &Value) -> Result<Option<Request>, Refusal> {
+pub fn request(pod: &Pod<'_>) -> Result<Option<Request>, Refusal> {
     if is_mirror(pod) {
         return Ok(None);
     }
@@ -56,6 +55,9 @@ pub fn request(pod: &Value) -> Result<Option<Request>, Refusal> {
     let Some(inject) = annotation(pod, INJECT) else {
         return Ok(None);
     };
+    if pod.is_cut() {
+        return Err(Refusal::new(INJECT, inject, TOO_MUCH, "remove some of them"));
+    }
     Ok(Some(Request {
         bindings: bindings(inject)?,
         containers: annotation(pod, CONTAINERS).map(|value| names(CONTAINERS, value)).transpose()?,
@@ -66,19 +68,13 @@ pub fn request(pod: &Value) -> Result<Option<Request>, Refusal> {
 }
 
 /// One warning for each annotation under our prefix that has no meaning.
-pub(super) fn unknown_keys(pod: &Value) -> Vec<String> {
-    let Some(annotations) = annotations(pod).filter(|_| !is_mirror(pod)) else {
+pub(super) fn unknown_keys(pod: &Pod<'_>) -> Vec<String> {
+    if is_mirror(pod) {
         return Vec::new();
-    };
-    let known = |key: &str| KNOWN.contains(&key) || UNSUPPORTED.contains(&key);
-    annotations
-        .keys()
-        .filter_map(|key| key.strip_prefix(PREFIX))
-        .filter(|key| !known(key))
-        .map(|key| {
-            format!("annotation {:?} is not known and has no effect", shorten(&format!("{PREFIX}{key}"), 75))
-        })
-        .collect()
+    }
+    let unknown: BTreeSet<&str> = pod.unknown_annotations().collect();
+    let warning = |key: &str| format!("annotation {:?} is not known and has no effect", shorten(key, 75));
+    unknown.into_iter().map(warning).collect()
 }
 
 /// The variable that names the file of `binding`.
@@ -87,27 +83,32 @@ pub(super) fn file_variable(binding: &str) -> String {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
         .collect();
-    format!("IDTOKEN_FILE_{tail}")
+    format!("{VARIABLES}FILE_{tail}")
+}
+
+/// Whether an annotation has a meaning here.
+pub(super) fn is_known(key: &str) -> bool {
+    let ours = |key: &str| KNOWN.contains(&key) || UNSUPPORTED.contains(&key);
+    key.strip_prefix(PREFIX).map_or(key == MIRROR, ours)
 }
 
 /// The static pods that kubelet shows to the API server: they run whatever the API server says.
-fn is_mirror(pod: &Value) -> bool {
-    annotations(pod).is_some_and(|found| found.contains_key("kubernetes.io/config.mirror"))
+fn is_mirror(pod: &Pod<'_>) -> bool {
+    pod.annotation(MIRROR).is_some()
 }
 
-fn annotations(pod: &Value) -> Option<&serde_json::Map<String, Value>> {
-    pod["metadata"]["annotations"].as_object()
+/// The value of the annotation `idtoken.dev/KEY`, as it stands there.
+pub(super) fn ours<'a>(pod: &'a Pod<'_>, key: &str) -> Option<&'a str> {
+    pod.annotation(key)?.get()
 }
 
-/// The value of one of our annotations, without blanks around it. A blank value is the same as none.
-fn annotation<'a>(pod: &'a Value, key: &str) -> Option<&'a str> {
-    let (_, value) = annotations(pod)?.iter().find(|(name, _)| name.strip_prefix(PREFIX) == Some(key))?;
-    let value = value.as_str()?.trim();
-    (!value.is_empty()).then_some(value)
+/// The same without blanks around it. A blank value is the same as none.
+fn annotation<'a>(pod: &'a Pod<'_>, key: &str) -> Option<&'a str> {
+    ours(pod, key).map(str::trim).filter(|value| !value.is_empty())
 }
 
 /// Refused rather than ignored: a pod that counts on its guard must not run without it.
-fn unsupported(pod: &Value, key: &str) -> Result<(), Refusal> {
+fn unsupported(pod: &Pod<'_>, key: &str) -> Result<(), Refusal> {
     match annotation(pod, key) {
         None => Ok(()),
         Some("false") if key == AGENT => Ok(()), // the only one of them that is a yes or no
@@ -198,7 +199,10 @@ fn flag(key: &str, value: &str) -> Result<bool, Refusal> {
         .map_err(|_| Refusal::new(key, value, "is neither true nor false", "write \"true\" or \"false\""))
 }
 
+/// How the name of every variable begins that a container gets.
+pub(super) const VARIABLES: &str = "IDTOKEN_";
 pub(super) const PREFIX: &str = "idtoken.dev/";
+const MIRROR: &str = "kubernetes.io/config.mirror";
 pub(super) const INJECT: &str = "inject";
 pub(super) const CONTAINERS: &str = "containers";
 const MOUNT_PATH: &str = "mount-path";
@@ -209,6 +213,8 @@ pub(super) const STATUS: &str = "status";
 const KNOWN: [&str; 6] = [INJECT, CONTAINERS, MOUNT_PATH, FILE_MODE, OPTIONAL, STATUS];
 const AGENT: &str = "agent";
 const UNSUPPORTED: [&str; 3] = [AGENT, "proxy", "guard"];
+
+const TOO_MUCH: &str = "asks for tokens in a pod with more containers, mounts, volumes and annotations than are looked at, some thousands together";
 
 /// Each name may cost a read from the API server.
 const MOST_BINDINGS: usize = 64;

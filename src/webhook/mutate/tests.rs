@@ -24,6 +24,11 @@ impl BindingLookup for Shop {
             }),
             ("shop", "silent") => Lookup::Unavailable,
             ("shop", "broken") => panic!("a bug"),
+            ("shop", "slow") => std::future::pending().await,
+            ("shop", "late") => {
+                tokio::task::yield_now().await;
+                Lookup::Missing
+            }
             _ => Lookup::Missing,
         }
     }
@@ -170,6 +175,48 @@ async fn body_of_more_than_three_mebibytes_is_cut_off() {
     let large = |size: usize| json!({"padding": "x".repeat(size)});
     assert_eq!(review(large(3 * 1024 * 1024 - 100)).await.0, 400, "read");
     assert_eq!(review(large(3 * 1024 * 1024)).await.0, 413);
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_bodies_never_wait_for_large_ones() {
+    let (router, outcomes) = served();
+    let large = |inject: &str| {
+        let mut large = creation("shop", inject);
+        large["request"]["object"]["spec"]["padding"] = "x".repeat(2 * 1024 * 1024 + 1).into();
+        large.to_string()
+    };
+    let (first, second) = (large("slow"), large("slow"));
+    let waiting = [first, second].map(|body| {
+        let router = router.clone();
+        tokio::spawn(async move { send(&router, body).await.0 })
+    });
+    tokio::time::sleep(Duration::from_secs(4)).await; // the first is let in, and the second waits for its end
+    let start = tokio::time::Instant::now();
+    for _ in 0..100 {
+        assert_eq!(send(&router, creation("shop", "orders").to_string()).await.0, 200);
+    }
+    assert_eq!((start.elapsed(), outcomes.count("injected")), (Duration::ZERO, 100));
+    let (status, _) = send(&router, large("orders")).await;
+    assert_eq!((status, start.elapsed()), (200, Duration::from_secs(6)), "when the first was given up");
+    for asked in waiting {
+        assert_eq!(asked.await.unwrap(), 408);
+    }
+}
+
+#[tokio::test]
+async fn a_review_that_waits_for_its_binding_is_answered_like_any_other() {
+    let named = |name: &str| creation("shop", name).to_string();
+    let (router, outcomes) = served();
+    let (status, late) = send(&router, named("late")).await;
+    let (_, at_once) = send(&router, named("none")).await;
+    assert_eq!((status, outcomes.count("injected")), (200, 2));
+    let patch = |answer: &str| {
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        let patch = BASE64_STANDARD.decode(answer["response"]["patch"].as_str().unwrap()).unwrap();
+        let patch: Value = serde_json::from_slice(&patch).unwrap();
+        json!(patch.as_array().unwrap()[..3]).to_string() // the fourth says which request it was
+    };
+    assert_eq!(patch(&late).replace("late", "none").replace("LATE", "NONE"), patch(&at_once));
 }
 
 async fn review(body: Value) -> (u16, String, Outcomes) {

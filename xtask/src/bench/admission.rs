@@ -58,7 +58,7 @@ pub(super) struct AdmissionArgs {
 /// Runs it.
 pub(super) async fn run(mut args: AdmissionArgs) -> anyhow::Result<()> {
     if args.quick {
-        (args.bindings, args.rounds, args.round) = (args.bindings.min(100), 1, 50);
+        (args.bindings, args.rounds, args.round) = (args.bindings.min(100), 1, 300);
     }
     let program = match &args.program {
         Some(program) => program.clone(),

@@ -3,7 +3,18 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::load::Round;
+
+/// A ratio over all rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Ratio {
+    pub(super) median: f64,
+    /// The least and the most that a round had: how far the median is to be trusted.
+    pub(super) least: f64,
+    pub(super) most: f64,
+}
 
 /// Requests in a second.
 pub(super) fn requests_per_second(rounds: &[Round]) -> f64 {
@@ -16,13 +27,13 @@ pub(super) fn cpu_per_request(rounds: &[Round]) -> f64 {
 }
 
 /// How many times as many requests in a second as `other` has had.
-pub(super) fn rate_ratio(rounds: &[Round], other: &[Round]) -> f64 {
-    median(rounds.iter().zip(other).map(|(one, other)| rate(one) / rate(other)).collect())
+pub(super) fn rate_ratio(rounds: &[Round], other: &[Round]) -> Ratio {
+    ratio(rounds, other, rate)
 }
 
 /// How many times as much processor time as `other` has needed for one request.
-pub(super) fn cpu_ratio(rounds: &[Round], other: &[Round]) -> f64 {
-    median(rounds.iter().zip(other).map(|(one, other)| cpu(one) / cpu(other)).collect())
+pub(super) fn cpu_ratio(rounds: &[Round], other: &[Round]) -> Ratio {
+    ratio(rounds, other, cpu)
 }
 
 /// The latencies, in milliseconds, that these parts of all requests stayed below.
@@ -30,6 +41,13 @@ pub(super) fn quantiles<const N: usize>(rounds: &[Round], parts: [f64; N]) -> [f
     let mut all: Vec<u32> = rounds.iter().flat_map(|round| round.latencies.iter().copied()).collect();
     all.sort_unstable();
     parts.map(|part| all.get(index(all.len(), part)).map_or(f64::NAN, |nanos| f64::from(*nanos) / 1e6))
+}
+
+fn ratio(rounds: &[Round], other: &[Round], figure: fn(&Round) -> f64) -> Ratio {
+    let ratios: Vec<_> = rounds.iter().zip(other).map(|(one, other)| figure(one) / figure(other)).collect();
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    Ratio { median: median(ratios), least, most }
 }
 
 fn rate(round: &Round) -> f64 {
@@ -83,7 +101,8 @@ mod tests {
         let rounds = [round(100, 1000, 50), round(400, 1000, 50), round(200, 1000, 50)];
         let others = [round(200, 1000, 50), round(400, 1000, 25), round(800, 1000, 50)];
         assert_eq!((requests_per_second(&rounds), cpu_per_request(&rounds)), (200.0, 0.25));
-        assert_eq!((rate_ratio(&rounds, &others), cpu_ratio(&rounds, &others)), (0.5, 2.0));
+        assert_eq!(rate_ratio(&rounds, &others), Ratio { median: 0.5, least: 0.25, most: 1.0 });
+        assert_eq!(cpu_ratio(&rounds, &others), Ratio { median: 2.0, least: 2.0, most: 4.0 });
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 

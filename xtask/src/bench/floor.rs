@@ -2,7 +2,7 @@
 //! everything in. A webhook can't be faster than this without giving up axum, hyper or rustls.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,23 +92,64 @@ async fn echo(body: Bytes) -> Result<([(HeaderName, &'static str); 1], String), 
 }
 
 /// Starts one as a process of its own, with a certificate of its own, and waits until it answers.
-pub(super) async fn start(directory: &std::path::Path) -> anyhow::Result<Server> {
+pub(super) async fn start(directory: &Path) -> anyhow::Result<Server> {
+    let (args, authority) = prepare(directory)?;
+    let process = Program::new(std::env::current_exe().context("this program's own file is unknown")?)
+        .args(["bench", "floor", "--addr", &args.addr.to_string(), "--certificate"])
+        .arg(&args.certificate)
+        .arg("--key")
+        .arg(&args.key)
+        .spawn(&directory.join("floor.log"))?;
+    listening(args.addr).await.with_context(|| process.log())?;
+    Server::new(args.addr, &authority, process)
+}
+
+/// A free address, and a certificate for it with its authority.
+fn prepare(directory: &Path) -> anyhow::Result<(FloorArgs, String)> {
     let authority = Authority::new()?;
     let credential = authority.server(&["127.0.0.1"])?;
     let (certificate, key) = (directory.join("floor.crt"), directory.join("floor.key"));
     write_private(&certificate, &credential.certificate)?;
     write_private(&key, &credential.key)?;
     let addr = SocketAddr::from(([127, 0, 0, 1], crate::port::free()?));
-    let process = Program::new(std::env::current_exe().context("this program's own file is unknown")?)
-        .args(["bench", "floor", "--addr", &addr.to_string(), "--certificate"])
-        .arg(certificate)
-        .arg("--key")
-        .arg(key)
-        .spawn(&directory.join("floor.log"))?;
-    let listening =
-        wait_for("the floor", START, async || TcpStream::connect(addr).await.map(drop).map_err(Into::into));
-    listening.await.with_context(|| process.log())?;
-    Server::new(addr, &authority.pem(), process)
+    Ok((FloorArgs { addr, certificate, key }, authority.pem()))
+}
+
+async fn listening(addr: SocketAddr) -> anyhow::Result<()> {
+    wait_for("the floor", START, async || TcpStream::connect(addr).await.map(drop).map_err(Into::into)).await
 }
 
 const START: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::load::{Load, Questions};
+    use super::super::population::Population;
+    use super::super::template::Template;
+    use super::*;
+
+    /// The floor is such a server: as a webhook it is not measured.
+    #[test]
+    fn a_server_whose_answers_have_no_patch_is_measured_as_the_floor_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let (args, authority) = prepare(directory.path()).unwrap();
+        let (addr, runtime) = (args.addr, tokio::runtime::Runtime::new().unwrap());
+        let (floor, server) = runtime.block_on(async {
+            let floor = tokio::spawn(run(args));
+            listening(addr).await.unwrap();
+            let process = Program::new("sleep").args(["60"]).spawn(&directory.path().join("log")).unwrap();
+            (floor, Server::new(addr, &authority, process).unwrap())
+        });
+        let load = Load { clients: 2, connections: 1, time: Duration::from_millis(1) };
+        let round = |patched| {
+            let questions =
+                Questions { template: Template::new().unwrap(), population: Population(1), patched };
+            server.round(&questions, load)
+        };
+        assert!(round(false).unwrap().latencies.len() >= 2);
+        assert_eq!(round(true).unwrap_err().root_cause().to_string(), "it has no patch");
+        assert!(!floor.is_finished());
+    }
+}

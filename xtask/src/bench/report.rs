@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::figures;
+use super::figures::{self, Ratio};
 use super::load::Round;
 use super::usage::Usage;
 
@@ -46,8 +46,8 @@ pub(super) struct LoadReport {
     pub(super) p99_ms: f64,
     pub(super) cpu_ms_per_request: f64,
     /// As multiples of the floor's.
-    pub(super) requests_per_second_of_floor: f64,
-    pub(super) cpu_per_request_of_floor: f64,
+    pub(super) requests_per_second_of_floor: Ratio,
+    pub(super) cpu_per_request_of_floor: Ratio,
 }
 
 /// Something to be reached.
@@ -55,6 +55,7 @@ pub(super) struct LoadReport {
 pub(super) struct Target {
     pub(super) what: String,
     pub(super) goal: String,
+    /// Where it is a ratio, the median.
     pub(super) value: f64,
     pub(super) met: bool,
 }
@@ -104,17 +105,17 @@ pub(super) fn targets(clients: &[u32], floor: &Measured, few: &Measured, many: &
         targets.push(at_least(
             RATE,
             format!("requests/s of the floor's, {with}"),
-            figures::rate_ratio(&many, &floor),
+            figures::rate_ratio(&many, &floor).median,
         ));
         targets.push(at_most(
             CPU,
             format!("CPU per request of the floor's, {with}"),
-            figures::cpu_ratio(&many, &floor),
+            figures::cpu_ratio(&many, &floor).median,
         ));
         targets.push(at_least(
             SCALE,
             format!("requests/s with many bindings of those with few, {with}"),
-            figures::rate_ratio(&many, &few),
+            figures::rate_ratio(&many, &few).median,
         ));
     }
     #[expect(clippy::cast_precision_loss)]
@@ -145,14 +146,14 @@ impl Report {
             for load in &server.loads {
                 let _ = writeln!(
                     text,
-                    "{:>9} {:>12.0} {:>8.3} {:>8.3} {:>16.4} {:>20.2} {:>9.2}",
+                    "{:>9} {:>12.0} {:>8.3} {:>8.3} {:>16.4} {:>20} {:>18}",
                     load.clients,
                     load.requests_per_second,
                     load.p50_ms,
                     load.p99_ms,
                     load.cpu_ms_per_request,
-                    load.requests_per_second_of_floor,
-                    load.cpu_per_request_of_floor,
+                    spread(load.requests_per_second_of_floor),
+                    spread(load.cpu_per_request_of_floor),
                 );
             }
             text.push('\n');
@@ -173,13 +174,17 @@ impl Report {
     }
 }
 
+fn spread(Ratio { median, least, most }: Ratio) -> String {
+    format!("{median:.2} ({least:.2}–{most:.2})")
+}
+
 #[expect(clippy::cast_precision_loss)]
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
 const HEAD: &str =
-    "  clients   requests/s   p50 ms   p99 ms   CPU ms/request   of floor: requests/s       CPU";
+    "  clients   requests/s   p50 ms   p99 ms   CPU ms/request   of floor: requests/s                CPU";
 
 /// Of the floor's requests in a second.
 const RATE: f64 = 0.75;
