@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{World, audience_of, claims, google_options, impersonation_for, sha256, token};
+use common::{World, claims, google_options, impersonation_for, token, whole::assert_whole};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
@@ -80,18 +80,6 @@ async fn killed_thirty_times_every_binding_is_ready_and_no_secret_is_half_writte
     assert!(minted <= written + 2 * KILLS, "{minted} minted for {written} published");
     assert!(written >= BINDINGS * 4, "refreshes went on: {written}");
     world.end().await;
-}
-
-/// Token, hash and times all belong together.
-fn assert_whole(secret: &Secret) {
-    let raw = token(secret);
-    let claims = claims(&raw);
-    let annotations = secret.metadata.annotations.as_ref().unwrap();
-    assert_eq!(annotations["idtoken.dev/token-sha256"], sha256(&raw));
-    let binding = secret.metadata.name.as_deref().unwrap().strip_suffix("-idtoken").unwrap();
-    assert_eq!(claims["aud"], audience_of(binding));
-    let exp: jiff::Timestamp = annotations["idtoken.dev/expiration-time"].parse().unwrap();
-    assert_eq!(claims["exp"], exp.as_second());
 }
 
 /// When the tokens that each Secret has held were issued.
