@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt as _};
@@ -49,6 +50,7 @@ impl Stage {
         let cluster = Cluster::start(ClusterOptions::default()).await?;
         let client = cluster.client();
         install(&client, &chart).await?;
+        allow_every_way(&client).await?;
         fleet::create_namespaces(&client).await?;
         fleet.create(&client, 0).await?;
         let account = format!("{RELEASE}-controller");
@@ -116,6 +118,25 @@ async fn install(client: &Client, chart: &Chart) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Lets the controller's account write in every way that is compared, not only in the controller's own.
+async fn allow_every_way(client: &Client) -> anyhow::Result<()> {
+    let role: ClusterRole = serde_json::from_value(json!({
+        "metadata": {"name": "bench"},
+        "rules": [
+            {"apiGroups": [""], "resources": ["secrets"], "verbs": ["patch"]},
+            {"apiGroups": ["idtoken.dev"], "resources": ["idtokenbindings/status"], "verbs": ["update"]},
+        ],
+    }))?;
+    let binding: ClusterRoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": "bench"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "bench"},
+        "subjects": [{"kind": "ServiceAccount", "name": format!("{RELEASE}-controller"), "namespace": NAMESPACE}],
+    }))?;
+    Api::all(client.clone()).create(&PostParams::default(), &role).await?;
+    Api::all(client.clone()).create(&PostParams::default(), &binding).await?;
+    Ok(())
 }
 
 const SOON: Duration = Duration::from_secs(60);
