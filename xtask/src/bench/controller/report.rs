@@ -39,8 +39,10 @@ pub(super) struct Size {
     pub(super) of_floor: f64,
     pub(super) of_floor_least: f64,
     pub(super) of_floor_most: f64,
-    /// Processor time of the floor's API server and etcd; its own client's is not counted.
+    /// Processor time of the floor's API server and etcd in the last round; its own client's is not counted.
     pub(super) floor_cpu: Cpu,
+    /// How many times as much of it the start took. On a busy machine this says more than seconds do.
+    pub(super) cpu_of_floor: f64,
     /// The start of the last round.
     pub(super) start: Phase,
     pub(super) refresh: Phase,
@@ -65,6 +67,9 @@ impl Size {
     pub(super) fn of(measured: Measured) -> Self {
         let Measured { fleet, floors, starts, wave, refresh, restart, steady } = measured;
         let ratios = || starts.iter().zip(&floors).map(|(start, floor)| start.seconds / floor.seconds);
+        let served = |cpu: Cpu| cpu.api_server + cpu.etcd;
+        let cpu_ratios =
+            starts.iter().zip(&floors).map(|(start, floor)| served(start.cpu) / served(floor.cpu));
         let refreshed = u32::try_from(wave.refreshed).map_or(f64::NAN, f64::from);
         let last = starts.last().cloned().unwrap_or_default();
         let peaks = starts.iter().chain([&refresh, &restart, &steady]).map(|phase| phase.memory_peak_bytes);
@@ -75,6 +80,7 @@ impl Size {
             of_floor_least: ratios().fold(f64::INFINITY, f64::min),
             of_floor_most: ratios().fold(0.0, f64::max),
             floor_cpu: floors.last().map_or_else(Cpu::default, |floor| floor.cpu),
+            cpu_of_floor: median(cpu_ratios.collect()),
             memory_peak_bytes: peaks.max().unwrap_or_default(),
             floor_seconds: floors.iter().map(|floor| floor.seconds).collect(),
             start_seconds: starts.iter().map(|start| start.seconds).collect(),
@@ -183,7 +189,11 @@ impl Size {
             self.of_floor_most,
         );
         let Cpu { api_server, etcd, .. } = self.floor_cpu;
-        let _ = writeln!(text, "CPU of the floor's API server {api_server:.1} s, etcd {etcd:.1} s");
+        let _ = writeln!(
+            text,
+            "CPU of API server and etcd: {:.2} times the floor's, which was {api_server:.1} s and {etcd:.1} s",
+            self.cpu_of_floor
+        );
         let _ = writeln!(
             text,
             "refresh: worst lag {:.2} s, mean {:.3} s; {} had expired",
