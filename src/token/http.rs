@@ -21,18 +21,11 @@ use super::endpoints::{encode, without_query};
 /// The client. Cloning shares its connections, and the bound on how many calls are under way.
 #[derive(Clone)]
 pub struct Http {
-    wire: Wire,
+    transport: Arc<dyn Transport>,
     in_flight: Arc<Semaphore>,
 }
 
-/// What carries requests.
-#[derive(Clone)]
-enum Wire {
-    Sockets(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
-    Transport(Arc<dyn Transport>),
-}
-
-/// Carries requests otherwise than over sockets: to a model of the servers in this process, in a simulation.
+/// Carries requests: over sockets, or, in a simulation, to a model of the servers in this process.
 pub trait Transport: Send + Sync {
     /// Answers `request`, or doesn't. Time-outs are the caller's.
     fn send(
@@ -104,17 +97,13 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(60))
             .http2_keep_alive_interval(Some(Duration::from_secs(20)))
             .build(https);
-        Ok(Self::by(Wire::Sockets(client)))
+        Ok(Self::over(Arc::new(Sockets(client))))
     }
 
-    /// Sends everything by `transport`, within the same bounds. The product never does.
+    /// Sends everything by `transport`.
     #[must_use]
     pub fn over(transport: Arc<dyn Transport>) -> Self {
-        Self::by(Wire::Transport(transport))
-    }
-
-    fn by(wire: Wire) -> Self {
-        Self { wire, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) }
+        Self { transport, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) }
     }
 
     /// Sends `request` and reads the whole answer. Redirects are not followed. Its time runs from when it is sent: whoever waits
@@ -132,11 +121,7 @@ impl Http {
         *message.uri_mut() = uri;
         *message.headers_mut() = headers;
         message.headers_mut().insert(header::USER_AGENT, USER_AGENT);
-        let (parts, body) = match &self.wire {
-            Wire::Sockets(client) => by_sockets(client, message).await?,
-            Wire::Transport(transport) => transport.send(message).await?,
-        }
-        .into_parts();
+        let (parts, body) = self.transport.send(message).await?.into_parts();
         Ok(Reply { status: parts.status, headers: parts.headers, body: Zeroizing::new(body.to_vec()) })
     }
 }
@@ -236,19 +221,29 @@ impl fmt::Debug for Reply {
     }
 }
 
-async fn by_sockets(
-    client: &Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    message: http::Request<Bytes>,
-) -> Result<http::Response<Bytes>, CallError> {
-    let answer = client
-        .request(message.map(Full::new))
-        .await
-        .map_err(|e| if e.is_connect() { CallError::Connect(root_cause(&e)) } else { CallError::Broken })?;
-    let (parts, body) = answer.into_parts();
-    let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|e| {
-        if e.is::<http_body_util::LengthLimitError>() { CallError::TooLarge } else { CallError::Broken }
-    })?;
-    Ok(http::Response::from_parts(parts, body.to_bytes()))
+struct Sockets(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+impl Transport for Sockets {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'static, Result<http::Response<Bytes>, CallError>> {
+        let call = self.0.request(request.map(Full::new));
+        Box::pin(async move {
+            let answer = call.await.map_err(|e| {
+                if e.is_connect() { CallError::Connect(root_cause(&e)) } else { CallError::Broken }
+            })?;
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|e| {
+                if e.is::<http_body_util::LengthLimitError>() {
+                    CallError::TooLarge
+                } else {
+                    CallError::Broken
+                }
+            })?;
+            Ok(http::Response::from_parts(parts, body.to_bytes()))
+        })
+    }
 }
 
 /// The innermost error: "Connection refused" rather than "client error (Connect)".

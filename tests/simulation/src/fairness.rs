@@ -44,3 +44,47 @@ fn wait(account: &Account, availability: &Availability, end: u64) -> Option<u64>
 const COMPARED: u64 = 3600;
 /// Seconds of the longest pause between two attempts, by which luck alone can lengthen a wait.
 const PAUSE: u64 = 150;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A world in which somebody always leads and a healthy binding waited so long for its first token.
+    fn waited(seconds: Option<u64>, faults: &[Kind]) -> World {
+        let plan = Plan {
+            seed: 1,
+            bindings: 100,
+            seconds: 7200,
+            until: 3600,
+            faults: faults.to_vec(),
+            quota: 60_000,
+            defect: None,
+        };
+        let world = World::new(&plan);
+        let healthy = world
+            .population
+            .bindings
+            .iter()
+            .position(|binding| binding.tenant == 1 && !binding.is_obstructed && binding.created == 0);
+        let mut ledger = world.ledger();
+        (0..3600).for_each(|second| ledger.availability.led(second));
+        ledger.bindings[healthy.unwrap()] =
+            Account { created: Some(0), waited: seconds, ..Account::default() };
+        drop(ledger);
+        world
+    }
+
+    #[test]
+    fn a_wait_of_much_more_than_twice_that_without_the_failing_tenant_is_unfair() {
+        for (with, without, is_fair) in [
+            (Some(170), Some(10), true),
+            (Some(171), Some(10), false),
+            (Some(350), Some(100), true),
+            (None, Some(100), false),
+        ] {
+            let (world, twin) = (waited(with, &[Kind::FailingTenant]), waited(without, &[]));
+            compare(&world, &twin);
+            assert_eq!(world.ledger().failures.contains_key(&Rule::Fair), !is_fair, "{with:?} {without:?}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ use crate::faults::{Denial, Down, Fault};
 use crate::population::{OPERATOR, tenant_name};
 use crate::random::Random;
 use crate::replica::Link;
-use crate::world::World;
+use crate::world::{Defect, World};
 
 /// The model.
 pub struct Google {
@@ -163,8 +163,8 @@ impl Google {
             state.minute = (second / 60, 0);
         }
         state.minute.1 += 1;
-        let is_over = state.minute.1 > self.world.quota;
-        if !is_over && !(storm && state.random.happens(90)) {
+        let is_refused = state.minute.1 > self.world.quota || storm && state.random.happens(90);
+        if !is_refused {
             return None;
         }
         let says_when = state.random.happens(50);
@@ -185,6 +185,8 @@ impl Google {
     fn mint(&self, email: &str, audience: &str) -> String {
         let now = clock::now().as_second();
         self.world.ledger().minted();
+        let is_other = self.world.defect == Some(Defect::OtherAudience);
+        let audience = if is_other { "https://other.example.com" } else { audience };
         self.key.sign(&json!({
             "iss": "https://accounts.google.com", "aud": audience, "azp": "1", "sub": "112233445566778899000",
             "email": email, "email_verified": true, "iat": now, "exp": now + LIFE,

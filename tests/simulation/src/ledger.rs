@@ -338,3 +338,6 @@ fn token(secret: &Value) -> Option<Token> {
 
 /// For so many seconds together everything must be there for a token to be had: longer than the longest pause between two attempts.
 pub const TOGETHER: u64 = 180;
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,7 @@ impl Options {
             until: seconds,
             faults: self.faults.0.clone(),
             quota: self.quota,
+            defect: None,
         })
     }
 }

@@ -27,7 +27,7 @@ use tower::retry::RetryLayer;
 
 use crate::api_server::{ApiServer, Broken, Connection, LEASE};
 use crate::google::{Google, Wire};
-use crate::world::World;
+use crate::world::{Defect, World};
 
 /// How a replica's network is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +116,8 @@ impl Replica {
         let (link, stop) = (Link::new(identity), CancellationToken::new());
         let connection = Connection { server: models.api_server.clone(), link: link.clone() };
         let wire = Wire { google: models.google.clone(), link: link.clone() };
-        let (parts, settings) = (parts(Http::over(Arc::new(wire)))?, settings(identity, connection.clone()));
+        let (parts, settings) =
+            (parts(Http::over(Arc::new(wire)))?, settings(models, identity, connection.clone()));
         let health = Health::awaiting(&[], stop.clone());
         let run = controller::run(retrying(connection), settings, parts, health, stop.clone());
         let (world, over, identity) = (models.world.clone(), stop.clone(), link.identity.clone());
@@ -147,16 +148,17 @@ fn retrying(connection: Connection) -> Client {
     Client::new(ServiceBuilder::new().layer(retry).service(connection), "default")
 }
 
-fn settings(identity: &str, connection: Connection) -> Settings {
+fn settings(models: &Models, identity: &str, connection: Connection) -> Settings {
     let election = Election {
         namespace: LEASE.0.to_owned(),
         name: LEASE.1.to_owned(),
         identity: identity.to_owned(),
         timing: Timing::default(),
     };
+    let is_elected = models.world.defect != Some(Defect::NoElection);
     Settings {
         grace: SignedDuration::from_mins(2),
-        election: Some((election, Client::new(connection, "default"))),
+        election: is_elected.then(|| (election, Client::new(connection, "default"))),
         ..Settings::default()
     }
 }

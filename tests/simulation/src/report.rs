@@ -86,6 +86,8 @@ pub struct Requests {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Waits {
+    /// How many bindings.
+    pub bindings: u64,
     /// Half of them waited no longer.
     pub median_seconds: u64,
     /// None waited longer.
@@ -113,9 +115,9 @@ impl Report {
         let requests =
             |rate: &crate::ledger::Rate| Requests { total: rate.total(), peak_per_second: rate.peak() };
         let mut by_tenant: HashMap<usize, Vec<&Account>> = HashMap::new();
-        healthy
-            .iter()
-            .for_each(|(binding, account)| by_tenant.entry(binding.tenant).or_default().push(account));
+        for (binding, account) in &healthy {
+            by_tenant.entry(binding.tenant).or_default().push(account);
+        }
         let tenants = by_tenant.values().map(|accounts| Waits::of(accounts.iter().copied(), world.until));
         Self {
             seed: plan.seed,
@@ -163,6 +165,7 @@ impl Waits {
         let mut waits: Vec<u64> = all.iter().map(waited).collect();
         waits.sort_unstable();
         Self {
+            bindings: all.iter().map(|_| 1).sum(),
             median_seconds: waits.get(waits.len() / 2).copied().unwrap_or_default(),
             worst_seconds: waits.last().copied().unwrap_or_default(),
             none: all.iter().filter(|account| account.waited.is_none()).map(|_| 1).sum(),
@@ -215,7 +218,7 @@ impl fmt::Display for Figure {
 
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { median_seconds, worst_seconds, none } = self;
+        let Self { median_seconds, worst_seconds, none, .. } = self;
         write!(f, "median {median_seconds} s, worst {worst_seconds} s, {none} without one at the end")
     }
 }

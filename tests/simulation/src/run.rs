@@ -123,9 +123,9 @@ impl Day {
             Action::Begin(at) => {
                 let planned = &world.schedule.planned[at];
                 match planned.fault {
-                    Fault::Clock(ahead) => clock::set_skew(SignedDuration::from_secs(i64::from(ahead))),
+                    Fault::Clock(ahead) => clock::set_skew(SignedDuration::from_secs(ahead)),
                     Fault::Sleep => {
-                        clock::sleep_machines(Duration::from_secs(planned.when.end - planned.when.start))
+                        clock::sleep_machines(Duration::from_secs(planned.when.end - planned.when.start));
                     }
                     Fault::Api(_) | Fault::Cut => self.models.api_server.cut(),
                     Fault::Gone => self.models.api_server.compact(),

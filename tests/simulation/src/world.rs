@@ -22,6 +22,17 @@ pub struct Plan {
     pub faults: Vec<Kind>,
     /// How many tokens Google makes in a minute.
     pub quota: u64,
+    /// What is done wrong on purpose.
+    pub defect: Option<Defect>,
+}
+
+/// Something that is wrong on purpose: so that tests see the rules broken that it breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Defect {
+    /// Replicas act without being elected.
+    NoElection,
+    /// Google signs for another audience than it was asked for, so that nobody gets a token.
+    OtherAudience,
 }
 
 /// What goes on in a run, for everybody in it.
@@ -37,6 +48,8 @@ pub struct World {
     pub population: Population,
     /// How many tokens Google makes in a minute.
     pub quota: u64,
+    /// What is done wrong on purpose.
+    pub defect: Option<Defect>,
     ledger: Mutex<Ledger>,
 }
 
@@ -69,6 +82,7 @@ impl World {
             schedule,
             population,
             quota: plan.quota,
+            defect: plan.defect,
             ledger: Mutex::new(ledger),
         }
     }

@@ -57,9 +57,8 @@ impl Ask {
         let unknown = || Refusal::unknown(&format!("{} {path}", head.method));
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         // Behind "api/v1" or "apis/GROUP/VERSION".
-        let rest = match segments.as_slice() {
-            ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
-            _ => return Err(unknown()),
+        let (["api", _, rest @ ..] | ["apis", _, _, rest @ ..]) = segments.as_slice() else {
+            return Err(unknown());
         };
         let (namespace, rest) = match rest {
             ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
