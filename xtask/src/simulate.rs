@@ -31,7 +31,7 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
 /// So many short days, each with faults of its own.
 pub fn days(count: u32) -> anyhow::Result<()> {
     build()?;
-    let options = format!("--seeds {count} --bindings 100 --hours 8");
+    let options = format!("--seeds {count} --bindings 60 --hours 6");
     let status = simulation(&options.split(' ').map(OsString::from).collect::<Vec<_>>())?;
     ensure!(status.success(), "cargo xtask simulate {options} failed ({status}; see above)");
     Ok(())

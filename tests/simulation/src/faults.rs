@@ -39,7 +39,7 @@ pub enum Kind {
 pub enum Down {
     /// No connection.
     Refused,
-    /// No answer.
+    /// No answer; the API server resets what hangs when it is back.
     Silent,
     /// An answer of 503.
     Unavailable,

@@ -15,7 +15,7 @@ use crate::world::Plan;
 #[command(after_help = "Examples:
   cargo xtask simulate                                   a day of 1,000 bindings with every fault
   cargo xtask simulate --bindings 50000 --hours 24       a large fleet (some minutes)
-  cargo xtask simulate --seeds 200 --bindings 100 --hours 8
+  cargo xtask simulate --seeds 200 --bindings 60 --hours 6
                                                          200 days, each with faults of its own
   cargo xtask simulate --seed 17 --faults sleep,google-outage
   cargo xtask simulate --faults none                     a good day: what is least")]

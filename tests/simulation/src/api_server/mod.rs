@@ -138,7 +138,10 @@ impl ApiServer {
         if let Some(down) = self.down() {
             return match down {
                 Down::Refused => Err(Broken.into()),
-                Down::Silent => std::future::pending().await,
+                Down::Silent => {
+                    self.up().await;
+                    Err(Broken.into())
+                }
                 Down::Unavailable => Ok(refused(&Refusal::unavailable())),
             };
         }
@@ -269,6 +272,13 @@ impl ApiServer {
     fn down(&self) -> Option<Down> {
         let down = |fault| if let Fault::Api(down) = fault { Some(down) } else { None };
         self.world.schedule.now(clock::second(), down)
+    }
+
+    /// Returns when the API server is there again, and resets the connections that it no longer knows.
+    async fn up(&self) {
+        while self.down().is_some() {
+            sleep(Duration::from_secs(1)).await;
+        }
     }
 
     fn slowness(&self) -> Option<u64> {

@@ -207,13 +207,12 @@ impl Store {
 
     /// Forgets what happened up to now.
     pub(super) fn compact(&mut self) {
-        let now = self.revision;
+        // Something has happened that no watch has heard of.
+        self.revision += 1;
         for table in &mut self.tables {
             table.log.clear();
-            table.floor = now;
+            table.floor = self.revision;
         }
-        // So that a watch that has heard of everything is too old all the same, as one of a quiet kind is.
-        self.revision += 1;
     }
 
     /// The newest revision.
@@ -310,7 +309,7 @@ mod tests {
         let newest = store.revision();
         assert_eq!(told(&store, newest), Some(vec![]));
         store.compact();
-        assert_eq!(told(&store, before), None);
+        assert_eq!((told(&store, before), told(&store, newest)), (None, None));
         assert_eq!(told(&store, store.revision()), Some(vec![]));
     }
 }
