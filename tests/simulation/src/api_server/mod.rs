@@ -146,8 +146,9 @@ impl ApiServer {
             };
         }
         let leader = self.leader();
-        let work = self.clone().carry_out(link.clone(), ask.clone(), leader, metadata_only);
-        let answer = if ask.is_write() { tokio::spawn(work).await? } else { work.await };
+        let is_write = ask.is_write();
+        let work = self.clone().carry_out(link.clone(), ask, leader, metadata_only);
+        let answer = if is_write { tokio::spawn(work).await? } else { work.await };
         link.pass().await?;
         if self.down().is_some() {
             return Err(Broken.into());
@@ -170,37 +171,31 @@ impl ApiServer {
                 return Response::new(watched.body(&follow));
             }
             Ask::Collection(resource, selector, None) => Ok(self.list(resource, &selector, metadata_only)),
-            ask => {
-                let done = self.object(&link, ask, leader.as_deref());
-                done.map(|object| if metadata_only { metadata_of(&object) } else { object })
-            }
+            ask => self.object(&link, ask, leader.as_deref()).map(|object| text(&object, metadata_only)),
         };
         sleep(self.latency()).await;
         match answer {
-            Ok(value) => answered(StatusCode::OK, &value),
+            Ok(text) => answered(StatusCode::OK, text),
             Err(refusal) => refused(&refusal),
         }
     }
 
-    fn list(&self, resource: Resource, selector: &request::Selector, metadata_only: bool) -> Value {
+    fn list(&self, resource: Resource, selector: &request::Selector, metadata_only: bool) -> String {
         let (objects, revision) = self.store().list(resource, |object| selector.matches(object));
         let (version, kind) = resource.kind();
-        let (version, kind, items) = if metadata_only {
-            let items: Vec<Value> = objects.iter().map(|object| metadata_of(object)).collect();
-            ("meta.k8s.io/v1", "PartialObjectMetadata", json!(items))
-        } else {
-            (version, kind, objects.iter().map(|object| object.as_ref().clone()).collect())
-        };
-        json!({
-            "apiVersion": version, "kind": format!("{kind}List"),
-            "metadata": {"resourceVersion": revision.to_string()}, "items": items,
-        })
+        let (version, kind) =
+            if metadata_only { ("meta.k8s.io/v1", "PartialObjectMetadata") } else { (version, kind) };
+        let items: Vec<String> = objects.iter().map(|object| text(object, metadata_only)).collect();
+        format!(
+            r#"{{"apiVersion":"{version}","kind":"{kind}List","metadata":{{"resourceVersion":"{revision}"}},"items":[{}]}}"#,
+            items.join(",")
+        )
     }
 
     /// One object, changed or not.
-    fn object(&self, link: &Link, ask: Ask, leader: Option<&str>) -> Result<Value, Refusal> {
+    fn object(&self, link: &Link, ask: Ask, leader: Option<&str>) -> Result<Arc<Value>, Refusal> {
         let mut store = self.store();
-        let done = match ask {
+        Ok(match ask {
             Ask::Get(resource, name) => {
                 let object = store.get(resource, &name).cloned();
                 object.ok_or_else(|| Refusal::missing(resource, &name))?
@@ -234,13 +229,11 @@ impl ApiServer {
             }
             Ask::Event => {
                 self.world.ledger().event();
-                return Ok(
-                    json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "x", "namespace": "x"}}),
-                );
+                let metadata = json!({"name": "x", "namespace": "x"});
+                Arc::new(json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": metadata}))
             }
             Ask::Collection(..) => return Err(Refusal::unknown("a collection as an object")),
-        };
-        Ok(done.as_ref().clone())
+        })
     }
 
     /// Tells the ledger of a write.
@@ -308,16 +301,21 @@ impl ApiServer {
     }
 }
 
-fn metadata_of(object: &Value) -> Value {
-    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"]})
+/// An object in JSON, whole or its metadata alone.
+fn text(object: &Value, metadata_only: bool) -> String {
+    if !metadata_only {
+        return object.to_string();
+    }
+    let metadata = &object["metadata"];
+    format!(r#"{{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{metadata}}}"#)
 }
 
 fn refused(refusal: &Refusal) -> Response<Body> {
-    answered(refusal.status(), &refusal.body())
+    answered(refusal.status(), refusal.body().to_string())
 }
 
-fn answered(status: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::new(Bytes::from(value.to_string()))));
+fn answered(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
     *response.status_mut() = status;
     response
 }

@@ -8,14 +8,14 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use http_body::Frame;
 use http_body_util::{Either, StreamBody};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::refusal::Refusal;
 use super::request::{Follow, Selector};
 use super::store::Resource;
-use super::{ApiServer, Body, Broken, metadata_of};
+use super::{ApiServer, Body, Broken, text};
 use crate::replica::{Link, Network};
 
 /// What is watched, for whom.
@@ -66,12 +66,7 @@ impl Watched {
         let changes = store.since(self.resource, position).ok_or_else(Refusal::expired)?;
         let mut lines = String::new();
         for change in changes.filter(|change| self.selector.matches(&change.object)) {
-            let object = if self.metadata_only {
-                event(change.what, &metadata_of(&change.object))
-            } else {
-                event(change.what, &change.object)
-            };
-            lines.push_str(&object);
+            lines.push_str(&event(change.what, &text(&change.object, self.metadata_only)));
         }
         Ok((lines, store.revision()))
     }
@@ -79,7 +74,7 @@ impl Watched {
     fn bookmark(&self, position: u64) -> String {
         let (version, kind) = self.resource.kind();
         let object = json!({"apiVersion": version, "kind": kind, "metadata": {"resourceVersion": position.to_string()}});
-        event("BOOKMARK", &object)
+        event("BOOKMARK", &object.to_string())
     }
 }
 
@@ -110,7 +105,7 @@ impl Following {
             }
             Err(refusal) => {
                 self.ends = Instant::now();
-                Step::Lines(event("ERROR", &refusal.body()))
+                Step::Lines(event("ERROR", &refusal.body().to_string()))
             }
         }
     }
@@ -137,7 +132,7 @@ fn frames(following: Following) -> BoxStream<'static, Result<Frame<Bytes>, Broke
     frames.boxed()
 }
 
-fn event(what: &str, object: &Value) -> String {
+fn event(what: &str, object: &str) -> String {
     format!("{{\"type\":\"{what}\",\"object\":{object}}}\n")
 }
 
