@@ -12,8 +12,8 @@ use xtask::google::Endpoint;
 
 use crate::{
     common::{
-        CALLER, OPERATOR_NAMESPACE, SOON, World, audit::Audit, binding, google_options,
-        impersonation_for, token,
+        CALLER, OPERATOR_NAMESPACE, SOON, World, audit::Audit, binding, google_options, impersonation_for,
+        token,
     },
     election::leads,
 };

@@ -116,8 +116,8 @@ impl Replica {
         let (link, stop) = (Link::new(identity), CancellationToken::new());
         let connection = Connection { server: models.api_server.clone(), link: link.clone() };
         let wire = Wire { google: models.google.clone(), link: link.clone() };
-        let (parts, settings) =
-            (parts(Http::over(Arc::new(wire)))?, settings(models, identity, connection.clone()));
+        let once = Client::new(connection.clone(), "default");
+        let (parts, settings) = (parts(Http::over(Arc::new(wire)), once)?, settings(models, identity));
         let health = Health::awaiting(&[], stop.clone());
         let run = controller::run(retrying(connection), settings, parts, health, stop.clone());
         let (world, over, identity) = (models.world.clone(), stop.clone(), link.identity.clone());
@@ -148,7 +148,7 @@ fn retrying(connection: Connection) -> Client {
     Client::new(ServiceBuilder::new().layer(retry).service(connection), "default")
 }
 
-fn settings(models: &Models, identity: &str, connection: Connection) -> Settings {
+fn settings(models: &Models, identity: &str) -> Settings {
     let election = Election {
         namespace: LEASE.0.to_owned(),
         name: LEASE.1.to_owned(),
@@ -158,12 +158,12 @@ fn settings(models: &Models, identity: &str, connection: Connection) -> Settings
     let is_elected = models.world.defect != Some(Defect::NoElection);
     Settings {
         grace: SignedDuration::from_mins(2),
-        election: is_elected.then(|| (election, Client::new(connection, "default"))),
+        election: is_elected.then_some(election),
         ..Settings::default()
     }
 }
 
-fn parts(http: Http) -> anyhow::Result<Parts> {
+fn parts(http: Http, once: Client) -> anyhow::Result<Parts> {
     let uri = |text: &str| text.parse::<Uri>().context("an address of the model");
     let endpoints = Endpoints {
         universe: "googleapis.com".to_owned(),
@@ -182,6 +182,7 @@ fn parts(http: Http) -> anyhow::Result<Parts> {
     };
     let operator = Operator::new(&http, &endpoints, Sources::default());
     Ok(Parts {
+        once,
         minter: Minter::new(&http, &endpoints, operator),
         verifier: Verifier::new(Jwks::new(http, keys), false),
         metrics: Metrics::new(),
