@@ -63,7 +63,7 @@ impl Fleet {
             let (wake, mut woken) = mpsc::unbounded_channel();
             let (store, writer) = store();
             // The controller itself pauses after a failure.
-            let selected = watcher::Config::default().labels_from(selector);
+            let selected = watcher::Config::default().labels_from(selector).page_size(PAGE);
             let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).modify(|binding| {
                 binding.managed_fields_mut().clear();
                 binding.annotations_mut().remove(LAST_APPLIED);
@@ -126,5 +126,7 @@ fn asks(binding: &IdTokenBinding) -> Option<u64> {
     Some(hasher.finish())
 }
 
+/// Bindings that a list brings at once: each page is in memory whole before it is made smaller.
+const PAGE: u32 = 100;
 /// Together with the pause before SIGTERM, well within the 30 s that a pod has to end.
 const DRAIN: Duration = Duration::from_secs(15);

@@ -63,7 +63,7 @@ use self::{
     uninjected::Search,
 };
 use crate::{
-    api::IdTokenBinding,
+    api::{IdTokenBinding, IdTokenBindingStatus},
     cache::{Cache, Scope, fill::Fills},
     clock,
     plan::{
@@ -282,6 +282,7 @@ async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Opti
     };
     let Some(pass) = ctx.fence.pass() else { return Ok(Some(RECHECK.unsigned_abs())) };
     let mut entry = ctx.memory.of(&owner.uid, pass.term());
+    entry.saw_status(binding.status.as_ref().unwrap_or(&IdTokenBindingStatus::default()));
     let visit = AssertUnwindSafe(reconcile(&ctx, &binding, &owner, &mut entry)).catch_unwind();
     let visit = Box::pin(pass.protect(visit)).await;
     if visit.is_some() {
@@ -401,4 +402,4 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 const FORGET_EVERY_MINUTES: u32 = 10;
 /// Visits under way at once. Nearly all wait for Google or for the API server, which answers no faster when more ask.
-const PLACES: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+const PLACES: NonZeroUsize = NonZeroUsize::new(32).unwrap();
