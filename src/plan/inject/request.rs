@@ -55,9 +55,6 @@ pub fn request(pod: &Pod<'_>) -> Result<Option<Request>, Refusal> {
     let Some(inject) = annotation(pod, INJECT) else {
         return Ok(None);
     };
-    if pod.is_cut() {
-        return Err(Refusal::new(INJECT, inject, TOO_MUCH, "remove some of them"));
-    }
     Ok(Some(Request {
         bindings: bindings(inject)?,
         containers: annotation(pod, CONTAINERS)
@@ -67,6 +64,15 @@ pub fn request(pod: &Pod<'_>) -> Result<Option<Request>, Refusal> {
         file_mode: file_mode(annotation(pod, FILE_MODE).unwrap_or("0444"))?,
         optional: flag(OPTIONAL, annotation(pod, OPTIONAL).unwrap_or("false"))?,
     }))
+}
+
+/// Refuses a pod that has more in it than was looked at.
+pub(super) fn whole(pod: &Pod<'_>) -> Result<(), Refusal> {
+    if !pod.is_cut() {
+        return Ok(());
+    }
+    let inject = annotation(pod, INJECT).unwrap_or_default();
+    Err(Refusal::new(INJECT, inject, TOO_MUCH, "remove some of them"))
 }
 
 /// One warning for each annotation under our prefix that has no meaning.
