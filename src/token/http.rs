@@ -278,7 +278,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// IAM Credentials' own clients allow 10 s an attempt.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Calls under way at once. Google's quota is by the minute; this bounds connections and memory. Only calls count, which are all
-/// bounded in time: who waits for anything else, a Secret or somebody else's answer, holds up nobody.
+/// bounded in time: who waits for anything else, a Secret or somebody else's answer, holds up nobody, but for
+/// a last look at the grants, which mostly is one at what watches have brought.
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_BODY_BYTES: usize = 256 * 1024;
 const USUAL_BODY_BYTES: usize = 4096;

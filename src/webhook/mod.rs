@@ -4,6 +4,7 @@ pub mod lookup;
 pub mod mutate;
 pub mod registration;
 pub mod review;
+mod room;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc};
 

@@ -50,6 +50,7 @@ use kube::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use xtask::{
+    bench::usage::Usage,
     cluster::{Cluster, ClusterOptions},
     google::{Google, Options, Provider, Role},
     process::{Process, Program, wait_for},
@@ -338,10 +339,7 @@ impl World {
 
     /// The most memory that the newest webhook has had, in bytes.
     pub fn webhook_memory(&self) -> u64 {
-        let pid = self.webhooks.last().unwrap().pid();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+        Usage::of(self.webhooks.last().unwrap().pid()).unwrap().peak
     }
 
     /// Sends the newest webhook a signal.

@@ -55,16 +55,24 @@ pub fn request(pod: &Pod<'_>) -> Result<Option<Request>, Refusal> {
     let Some(inject) = annotation(pod, INJECT) else {
         return Ok(None);
     };
-    if pod.is_cut() {
-        return Err(Refusal::new(INJECT, inject, TOO_MUCH, "remove some of them"));
-    }
     Ok(Some(Request {
         bindings: bindings(inject)?,
-        containers: annotation(pod, CONTAINERS).map(|value| names(CONTAINERS, value)).transpose()?,
+        containers: annotation(pod, CONTAINERS)
+            .map(|value| names(CONTAINERS, value, MOST_CONTAINERS, "containers"))
+            .transpose()?,
         mount_path: mount_path(annotation(pod, MOUNT_PATH).unwrap_or("/var/run/secrets/idtoken.dev"))?,
         file_mode: file_mode(annotation(pod, FILE_MODE).unwrap_or("0444"))?,
         optional: flag(OPTIONAL, annotation(pod, OPTIONAL).unwrap_or("false"))?,
     }))
+}
+
+/// Refuses a pod that has more in it than was looked at.
+pub(super) fn whole(pod: &Pod<'_>) -> Result<(), Refusal> {
+    if !pod.is_cut() {
+        return Ok(());
+    }
+    let inject = annotation(pod, INJECT).unwrap_or_default();
+    Err(Refusal::new(INJECT, inject, TOO_MUCH, "remove some of them"))
 }
 
 /// One warning for each annotation under our prefix that has no meaning.
@@ -122,14 +130,8 @@ fn unsupported(pod: &Pod<'_>, key: &str) -> Result<(), Refusal> {
 }
 
 fn bindings(value: &str) -> Result<Vec<String>, Refusal> {
-    let names = names(INJECT, value)?;
+    let names = names(INJECT, value, MOST_BINDINGS, "bindings")?;
     let refuse = |problem: String, mend: &str| Err(Refusal::new(INJECT, value, problem, mend));
-    if names.len() > MOST_BINDINGS {
-        return refuse(
-            format!("names {} bindings", names.len()),
-            &format!("name at most {MOST_BINDINGS} of them in one pod"),
-        );
-    }
     if let Some(name) = names.iter().find(|name| !is_dns_subdomain(name)) {
         return refuse(
             format!("contains {:?}, which can't be the name of an IdTokenBinding", shorten(name, SHOWN)),
@@ -149,8 +151,14 @@ fn bindings(value: &str) -> Result<Vec<String>, Refusal> {
     Ok(names)
 }
 
-/// A comma-separated list of at least one name, none twice.
-fn names(key: &str, value: &str) -> Result<Vec<String>, Refusal> {
+/// A comma-separated list of at least one name and at most so many, none twice. `what` they are the names of.
+fn names(key: &str, value: &str, most: usize, what: &str) -> Result<Vec<String>, Refusal> {
+    // Before anything is made of them: whoever creates a pod may write three megabytes here.
+    let count = value.split(',').count();
+    if count > most {
+        let mend = format!("name at most {most} of them in one pod");
+        return Err(Refusal::new(key, value, format!("names {count} {what}"), mend));
+    }
     let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
     if names.iter().any(String::is_empty) {
         return Err(Refusal::new(
@@ -218,5 +226,7 @@ const TOO_MUCH: &str = "asks for tokens in a pod with more containers, mounts, v
 
 /// Each name may cost a read from the API server.
 const MOST_BINDINGS: usize = 64;
+/// Far more than any pod has.
+const MOST_CONTAINERS: usize = 1000;
 /// What of a value is shown in a refusal.
 const SHOWN: usize = 60;

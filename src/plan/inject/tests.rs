@@ -148,6 +148,12 @@ fn number_of_bindings_is_limited() {
     assert!(
         refusal(&json!({"inject": names(65)})).to_string().contains("names 65 bindings; name at most 64")
     );
+    // They are counted before anything is made of them.
+    let commas = ",".repeat(1_000_000);
+    let refused = refusal(&json!({"inject": commas})).to_string();
+    assert!(refused.contains("names 1000001 bindings; name at most 64"), "{refused}");
+    let refused = refusal(&json!({"inject": "orders", "containers": names(1001)})).to_string();
+    assert!(refused.contains("names 1001 containers; name at most 1000 of them in one pod"), "{refused}");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 use std::convert::Infallible;
 
-use axum::{body::Body, http::Request as HttpRequest};
+use axum::{
+    body::{Body, Bytes},
+    http::Request as HttpRequest,
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{StreamExt as _, stream};
 use http_body_util::BodyExt;
@@ -24,8 +27,8 @@ impl BindingLookup for Shop {
             }),
             ("shop", "silent") => Lookup::Unavailable,
             ("shop", "broken") => panic!("a bug"),
-            ("shop", "slow") => std::future::pending().await,
-            ("shop", "late") => {
+            ("shop" | "greedy", "slow") => std::future::pending().await,
+            ("shop" | "bank", "late") => {
                 tokio::task::yield_now().await;
                 Lookup::Missing
             }
@@ -177,30 +180,39 @@ async fn body_of_more_than_three_mebibytes_is_cut_off() {
     assert_eq!(review(large(3 * 1024 * 1024)).await.0, 413);
 }
 
+/// A review that is as long as `bytes`, and a little more.
+fn padded(namespace: &str, inject: &str, bytes: usize) -> String {
+    let mut review = creation(namespace, inject);
+    review["request"]["object"]["spec"]["padding"] = "x".repeat(bytes).into();
+    review.to_string()
+}
+
 #[tokio::test(start_paused = true)]
-async fn small_bodies_never_wait_for_large_ones() {
+async fn who_waits_for_a_binding_keeps_nobody_waiting_whose_binding_is_known() {
     let (router, outcomes) = served();
-    let large = |inject: &str| {
-        let mut large = creation("shop", inject);
-        large["request"]["object"]["spec"]["padding"] = "x".repeat(2 * 1024 * 1024 + 1).into();
-        large.to_string()
-    };
-    let (first, second) = (large("slow"), large("slow"));
-    let waiting = [first, second].map(|body| {
+    let sent = |body: String| {
         let router = router.clone();
-        tokio::spawn(async move { send(&router, body).await.0 })
-    });
-    tokio::time::sleep(Duration::from_secs(4)).await; // the first is let in, and the second waits for its end
+        tokio::spawn(async move { send(&router, body).await })
+    };
+    let first = sent(padded("shop", "slow", 2 * 1024 * 1024));
+    let second = sent(padded("shop", "slow", 2 * 1024 * 1024));
+    let greedy: Vec<_> = (0..200).map(|_| sent(padded("greedy", "slow", 60 * 1024))).collect();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (status, words) = second.await.unwrap();
+    assert_eq!((status, words.contains("too many pods wait for bindings")), (503, true), "{words}");
     let start = tokio::time::Instant::now();
     for _ in 0..100 {
         assert_eq!(send(&router, creation("shop", "orders").to_string()).await.0, 200);
     }
-    assert_eq!((start.elapsed(), outcomes.count("injected")), (Duration::ZERO, 100));
-    let (status, _) = send(&router, large("orders")).await;
-    assert_eq!((status, start.elapsed()), (200, Duration::from_secs(6)), "when the first was given up");
-    for asked in waiting {
-        assert_eq!(asked.await.unwrap(), 408);
-    }
+    assert_eq!(send(&router, padded("shop", "orders", 60 * 1024)).await.0, 200);
+    assert_eq!(send(&router, padded("shop", "orders", 3_000_000)).await.0, 200);
+    assert_eq!(send(&router, creation("bank", "late").to_string()).await.0, 200, "others may wait, too");
+    assert_eq!((start.elapsed(), outcomes.count("injected")), (Duration::ZERO, 103));
+    assert_eq!(first.await.unwrap().0, 408);
+    let ends: Vec<_> = join_all(greedy).await.into_iter().map(|end| end.unwrap().0).collect();
+    let given_up = ends.iter().filter(|status| **status == 408).count();
+    assert!((60..=68).contains(&given_up), "4 MiB of them waited: {given_up}");
+    assert!(ends.iter().all(|status| matches!(status, 408 | 503)));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ mod population;
 mod report;
 mod subject;
 mod template;
-mod usage;
+pub mod usage;
 
 use clap::{Args, Subcommand};
 

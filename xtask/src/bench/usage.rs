@@ -7,18 +7,18 @@ use anyhow::Context as _;
 
 /// What a process has used so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Usage {
+pub struct Usage {
     /// Processor time, in user mode and in the kernel.
-    pub(super) cpu: Duration,
+    pub cpu: Duration,
     /// Bytes of memory that are resident now.
-    pub(super) resident: u64,
+    pub resident: u64,
     /// The most that there have ever been.
-    pub(super) peak: u64,
+    pub peak: u64,
 }
 
 impl Usage {
     /// That of the process `pid`.
-    pub(super) fn of(pid: u32) -> anyhow::Result<Self> {
+    pub fn of(pid: u32) -> anyhow::Result<Self> {
         let read = |file: &str| {
             fs::read_to_string(format!("/proc/{pid}/{file}"))
                 .context("the server's process can't be observed")
