@@ -1,21 +1,22 @@
 //! The loops that visit bindings: one over all namespaces, or one for each that is served.
 
 use std::{
+    collections::HashMap,
     future::ready,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
 };
 
-use futures::{StreamExt as _, future::join_all};
+use futures::{Stream, StreamExt as _, future::join_all};
 use kube::{
     Client, ResourceExt as _,
     core::Selector,
     runtime::{
-        Controller, PredicateConfig, WatchStreamExt as _,
+        Controller, WatchStreamExt as _,
         controller::Config,
         reflector::{reflector, store},
-        watcher::{self, watcher},
+        watcher::{self, Event, watcher},
     },
 };
 use prometheus_client::metrics::gauge::Gauge;
@@ -70,8 +71,7 @@ impl Fleet {
             });
             let bindings = reflector(writer, bindings);
             let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
-            let asking = bindings.applied_objects().predicate_filter(asks, PredicateConfig::default());
-            let controller = Controller::for_stream(asking, store.clone())
+            let controller = Controller::for_stream(asking(bindings), store.clone())
                 .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
                 .reconcile_all_on(fence.terms().map(drop))
                 .graceful_shutdown_on(stop.clone().cancelled_owned());
@@ -118,15 +118,78 @@ impl Fleet {
     }
 }
 
+/// The bindings that ask for something else than before. One that was not there meanwhile (its label made it another release's) has
+/// missed its visits, and asks anew though it has not changed; so does each that a new list brings.
+fn asking(
+    events: impl Stream<Item = watcher::Result<Event<IdTokenBinding>>>,
+) -> impl Stream<Item = watcher::Result<IdTokenBinding>> {
+    let mut known = HashMap::new();
+    events.filter_map(move |event| {
+        ready(match event {
+            Ok(Event::Apply(binding) | Event::InitApply(binding)) => {
+                let asks = asks(&binding);
+                let before = known.insert(binding.uid(), asks);
+                (before != Some(asks)).then_some(Ok(binding))
+            }
+            Ok(Event::Delete(binding)) => {
+                known.remove(&binding.uid());
+                None
+            }
+            Ok(Event::Init) => {
+                known.clear();
+                None
+            }
+            Ok(Event::InitDone) => None,
+            Err(error) => Some(Err(error)),
+        })
+    })
+}
+
 /// What makes a visit of a binding, where it changes. Its status is our own work, and would make one for each that was made.
-fn asks(binding: &IdTokenBinding) -> Option<u64> {
+fn asks(binding: &IdTokenBinding) -> u64 {
     let meta = &binding.metadata;
     let mut hasher = DefaultHasher::new();
     (meta.generation, &meta.annotations, meta.deletion_timestamp.is_some()).hash(&mut hasher);
-    Some(hasher.finish())
+    hasher.finish()
 }
 
 /// Bindings that a list brings at once: each page is in memory whole before it is made smaller.
 const PAGE: u32 = 100;
 /// Together with the pause before SIGTERM, well within the 30 s that a pod has to end.
 const DRAIN: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    fn binding(generation: i64, ready: bool) -> IdTokenBinding {
+        let spec =
+            serde_json::json!({"audience": "https://orders.example", "source": {"metadataServer": {}}});
+        let status = ready.then(|| serde_json::json!({"observedGeneration": generation}));
+        let metadata = serde_json::json!({"name": "orders", "uid": "u", "generation": generation});
+        let body = serde_json::json!({"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding", "metadata": metadata, "spec": spec, "status": status});
+        serde_json::from_value(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_binding_asks_when_it_is_changed_comes_back_or_is_listed_anew_and_not_by_its_status() {
+        let events = [
+            (Event::Init, 0),
+            (Event::InitApply(binding(1, false)), 1),
+            (Event::InitDone, 1),
+            (Event::Apply(binding(1, true)), 1),
+            (Event::Apply(binding(2, true)), 2),
+            (Event::Delete(binding(2, true)), 2),
+            (Event::Apply(binding(2, true)), 3),
+            (Event::Init, 3),
+            (Event::InitApply(binding(2, true)), 4),
+        ];
+        for (index, (_, expected)) in events.iter().enumerate() {
+            let until = events[..=index].iter().map(|(event, _)| Ok(event.clone()));
+            let visits = asking(stream::iter(until)).count().await;
+            assert_eq!(visits, *expected, "after {index}");
+        }
+    }
+}

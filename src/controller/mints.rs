@@ -209,13 +209,12 @@ impl Mints {
             }
             Err(problem) => problem,
         };
-        let scope = match problem.reason {
-            Reason::SourceUnavailable => principal,
-            _ => {
-                // It has got an answer.
-                self.failures.remove(&principal);
-                token
-            }
+        let scope = if problem.reason == Reason::SourceUnavailable {
+            principal
+        } else {
+            // It has got an answer.
+            self.failures.remove(&principal);
+            token
         };
         if matches!(problem.retry, Retry::OnChange | Retry::OnNewCredential) {
             return Err(NotObtained::Failed { problem, until: None });
@@ -274,10 +273,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// How long a token is there for others. Bindings that share one refresh it within a twentieth of its life: three minutes of an hour.
-const KEPT: Duration = Duration::from_mins(5);
+const KEPT: Duration = Duration::from_secs(5 * 60);
 /// How long failures in a row are remembered after the time at which another try was due.
 const REMEMBERED: SignedDuration = SignedDuration::from_mins(20);
-const PACE_KEPT: Duration = Duration::from_hours(1);
+const PACE_KEPT: Duration = Duration::from_secs(60 * 60);
 /// How long a visit waits for the quota before others come first.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What a try that may be the first good one has, before others try too.

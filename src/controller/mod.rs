@@ -18,6 +18,7 @@ mod live_grants;
 mod memory;
 mod mints;
 pub mod obtain;
+mod publish;
 mod revoke;
 mod schedule;
 mod secrets;
@@ -192,7 +193,7 @@ fn begin(
     let filled = fills.clone();
     let looks = async move {
         filled.settled().await; // until then nothing is due
-        look_at_the_schedule(looked_at, told, end).await;
+        schedule::watch(looked_at, told, end).await;
     };
     tokio::spawn(health.vital("the look at the schedule", looks));
     // Who sees a part only would tell too few.
@@ -368,21 +369,6 @@ fn quiet_until(
     (now < until).then_some(until)
 }
 
-/// Looks whether visits are made when they are due.
-async fn look_at_the_schedule(ctx: Arc<Context>, health: Health, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-        if ctx.fence.pass().is_none() {
-            ctx.schedule.forget();
-            continue;
-        }
-        let state = ctx.bindings.state();
-        let lag = ctx.schedule.look(state.iter().filter_map(|binding| binding.metadata.uid.as_deref()));
-        ctx.metrics.schedule_lag_seconds.set(i64::try_from(lag.worst.as_secs()).unwrap_or(i64::MAX));
-        health.stalled("the queue of visits", lag.stalled);
-    }
-    health.stalled("the queue of visits", None);
-}
-
 async fn forget_the_gone(ctx: Arc<Context>, stop: CancellationToken) {
     let mut minutes = 0_u32;
     while stop.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
@@ -398,8 +384,7 @@ async fn forget_the_gone(ctx: Arc<Context>, stop: CancellationToken) {
 
 const SHORTEST: Duration = Duration::from_millis(50);
 const AFTER_ERROR: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_secs(15);
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const FORGET_EVERY_MINUTES: u32 = 10;
 /// Visits under way at once. Nearly all wait for Google or for the API server, which answers no faster when more ask.
 const PLACES: NonZeroUsize = NonZeroUsize::new(32).unwrap();

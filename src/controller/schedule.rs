@@ -2,11 +2,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::context::Context;
+use crate::telemetry::health::Health;
 
 /// When each binding is due, by UID.
 #[derive(Debug)]
@@ -69,9 +73,25 @@ impl Schedule {
     }
 }
 
+/// Looks at it until `stop`, and tells what it sees.
+pub(super) async fn watch(ctx: Arc<Context>, health: Health, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        if ctx.fence.pass().is_none() {
+            ctx.schedule.forget();
+            continue;
+        }
+        let state = ctx.bindings.state();
+        let lag = ctx.schedule.look(state.iter().filter_map(|binding| binding.metadata.uid.as_deref()));
+        ctx.metrics.schedule_lag_seconds.set(i64::try_from(lag.worst.as_secs()).unwrap_or(i64::MAX));
+        health.stalled("the queue of visits", lag.stalled);
+    }
+    health.stalled("the queue of visits", None);
+}
+
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Beyond every time-out that a visit has, taken together.
-const STALLED: Duration = Duration::from_mins(5);
-const NEVER: Duration = Duration::from_hours(24 * 365);
+const STALLED: Duration = Duration::from_secs(5 * 60);
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {

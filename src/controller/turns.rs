@@ -59,7 +59,7 @@ impl Turns {
 impl State {
     /// Calls those whose turn it is.
     fn call(&mut self) {
-        while let Some(ticket) = self.turns.next() {
+        while let Some(ticket) = self.turns.call() {
             // Who has left is out of the line; between its call and its end a place may be held by nobody who works.
             self.waiting.remove(&ticket.number()).map(|called| called.send(()));
         }

@@ -96,7 +96,7 @@ const LEAST_SAVED: f64 = 2.0;
 const RECOVERY: f64 = 60.0;
 const SAME: Duration = Duration::from_secs(1);
 /// A `Retry-After` is believed up to this: Google's quotas are by the minute.
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 #[cfg(test)]
 mod tests {

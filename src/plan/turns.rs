@@ -70,7 +70,7 @@ impl Turns {
         Self { free: places.get(), tickets: 0, tenants: HashMap::new(), line: BTreeSet::new() }
     }
 
-    /// Puts somebody in line. [`Turns::next`] says whose turn it is.
+    /// Puts somebody in line. [`Turns::call`] says whose turn it is.
     pub fn ask(&mut self, tenant: &str, rank: Rank) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket { tenant: tenant.to_owned(), order: (rank, self.tickets) };
@@ -79,7 +79,7 @@ impl Turns {
     }
 
     /// Gives a free place to whose turn it is.
-    pub fn next(&mut self) -> Option<Ticket> {
+    pub fn call(&mut self) -> Option<Ticket> {
         self.free = self.free.checked_sub(1)?;
         let Some((_, order, tenant)) = self.line.first().cloned() else {
             self.free += 1;
@@ -141,9 +141,9 @@ mod tests {
         let mut turns = turns(1);
         let tickets: Vec<_> = asks.iter().map(|(tenant, rank)| turns.ask(tenant, *rank)).collect();
         let mut served = Vec::new();
-        while let Some(ticket) = turns.next() {
+        while let Some(ticket) = turns.call() {
             served.push(tickets.iter().position(|t| *t == ticket).unwrap());
-            assert_eq!(turns.next(), None, "there is one place");
+            assert_eq!(turns.call(), None, "there is one place");
             turns.leave(&ticket);
         }
         assert!(turns.tenants.is_empty() && turns.line.is_empty() && turns.free == 1);
@@ -162,14 +162,14 @@ mod tests {
         let mut turns = turns(4);
         let many: Vec<_> = (0..10).map(|_| turns.ask("many", Rank::New)).collect();
         for ticket in &many[..4] {
-            assert_eq!(turns.next().as_ref(), Some(ticket));
+            assert_eq!(turns.call().as_ref(), Some(ticket));
         }
         let late = turns.ask("few", Rank::Failing);
-        assert_eq!(turns.next(), None, "all places are taken");
+        assert_eq!(turns.call(), None, "all places are taken");
         turns.leave(&many[1]);
-        assert_eq!(turns.next(), Some(late), "although its rank is the last");
+        assert_eq!(turns.call(), Some(late), "although its rank is the last");
         turns.leave(&many[0]);
-        assert_eq!(turns.next().as_ref(), Some(&many[4]), "nobody else waits");
+        assert_eq!(turns.call().as_ref(), Some(&many[4]), "nobody else waits");
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
             turns.ask("second", at(20));
         }
         let mut served = HashMap::<String, usize>::new();
-        while let Some(ticket) = turns.next() {
+        while let Some(ticket) = turns.call() {
             *served.entry(ticket.tenant).or_default() += 1;
         }
         assert_eq!((served["first"], served["second"]), (5, 5));
@@ -193,13 +193,13 @@ mod tests {
     fn who_leaves_the_line_gives_no_place_back() {
         let mut turns = turns(1);
         let at_work = turns.ask("a", Rank::New);
-        assert_eq!(turns.next(), Some(at_work.clone()));
+        assert_eq!(turns.call(), Some(at_work.clone()));
         let gone = turns.ask("a", Rank::New);
         turns.leave(&gone);
-        assert_eq!((turns.next(), turns.waiting()), (None, 0));
+        assert_eq!((turns.call(), turns.waiting()), (None, 0));
         turns.leave(&at_work);
         let next = turns.ask("b", Rank::New);
-        assert_eq!((turns.next(), turns.next()), (Some(next), None));
+        assert_eq!((turns.call(), turns.call()), (Some(next), None));
     }
 
     #[test]

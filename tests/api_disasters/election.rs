@@ -33,7 +33,7 @@ async fn a_leader_that_was_stopped_writes_nothing_after_another_one_has_taken_ov
             sleep(Duration::from_secs(5)).await;
         })
         .await;
-    pair.assert_handed_over().await;
+    Box::pin(pair.assert_handed_over()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,7 @@ async fn a_leader_whose_renewals_are_too_slow_writes_nothing_after_another_one_h
             sleep(Duration::from_secs(5)).await;
         })
         .await;
-    pair.assert_handed_over().await;
+    Box::pin(pair.assert_handed_over()).await;
 }
 
 const LEASE: &str = "idtoken-operator-controller";

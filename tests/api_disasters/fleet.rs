@@ -121,7 +121,7 @@ impl Fleet {
             persist(|| delete(&client, &gone.0, &gone.1)).await;
             persist(|| create(&client, &made.0, &made.1)).await;
         });
-        disaster(self).await;
+        Box::pin(disaster(self)).await;
         timeout(PATIENCE, changes).await.expect("changes get through").unwrap();
         self.names.insert(late);
         refreshes.abort();

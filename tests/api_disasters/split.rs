@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
@@ -12,10 +13,11 @@ use xtask::google::Endpoint;
 
 use crate::{
     common::{
-        CALLER, OPERATOR_NAMESPACE, SOON, World, audit::Audit, binding, google_options, impersonation_for,
-        token,
+        CALLER, OPERATOR_NAMESPACE, SOON, World, audience_of, audit::Audit, binding, google_options,
+        impersonation_for, token,
     },
     election::leads,
+    fleet::PATIENCE,
 };
 
 const FIRST: &str = "idtoken-operator-controller";
@@ -65,11 +67,34 @@ async fn each_serves_its_own_bindings_and_a_label_hands_one_over() {
         "three at first, three that were asked for"
     );
 
+    comes_back(&world, &audit).await;
+
     // It has seen both releases work, and neither of them has touched it.
     let api = Api::<idtoken_operator::api::IdTokenBinding>::namespaced(world.client.clone(), "shop");
     assert_eq!(api.get("stray").await.unwrap(), stray);
     assert_eq!(world.secrets().get_opt("stray-idtoken").await.unwrap(), None);
     world.end().await;
+}
+
+/// Gives `alpha` back with nothing changed but its label: the first one goes on refreshing it, though all its timers have run out.
+async fn comes_back(world: &World, audit: &Audit) {
+    // Refreshed after 11 to 12 s.
+    world.google.set_id_token_lifetime_for(&audience_of("alpha"), Duration::from_secs(20));
+    relabel(world, "a").await;
+    sleep(Duration::from_millis(1100)).await;
+    world.request_refresh("alpha").await;
+    let mut old = token(&world.secret_of("alpha").await);
+    let served_by = |position| if written(audit, FIRST, position).contains("alpha") { FIRST } else { SECOND };
+    for (fleet, release) in [("a", FIRST), ("b", SECOND), ("a", FIRST)] {
+        relabel(world, fleet).await;
+        let position = audit.position();
+        for _ in 0..2 {
+            let is_new = |secret: &Secret| token(secret) != old;
+            let secret = world.wait_secret("alpha-idtoken", "the next token", PATIENCE, is_new).await;
+            old = token(&secret);
+        }
+        assert_eq!(served_by(position), release);
+    }
 }
 
 async fn relabel(world: &World, fleet: &str) {
@@ -79,7 +104,7 @@ async fn relabel(world: &World, fleet: &str) {
 
 /// Starts the controller of a release, and waits until it leads in it.
 async fn start(world: &mut World, release: &str, selector: &str) {
-    world.account = release.to_owned();
+    release.clone_into(&mut world.account);
     world.flags = vec![
         "--leader-elect".to_owned(),
         format!("--operator-namespace={OPERATOR_NAMESPACE}"),

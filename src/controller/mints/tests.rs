@@ -121,11 +121,15 @@ async fn two_tenants_with_equal_specs_never_share() {
     let (mints, source) = (Mints::new(), Source::default());
     let spec = json!({"kubernetesServiceAccount": {"name": "app"}});
     let mut tenants = ["shop", "bank"].map(|namespace| Binding::new(namespace, "b", "a", &spec));
-    tenants.iter_mut().for_each(|tenant| tenant.credential = Some("the same version"));
+    for tenant in &mut tenants {
+        tenant.credential = Some("the same version");
+    }
     let all = join_all(tenants.iter().map(|b| mints.get(b.asked(), source.token()))).await;
     assert_eq!(all.into_iter().map(text).collect::<Vec<_>>(), ["token 1", "token 2"]);
     // Where nobody knows whose credential it is, nobody shares either.
-    tenants.iter_mut().for_each(|tenant| tenant.credential = None);
+    for tenant in &mut tenants {
+        tenant.credential = None;
+    }
     for number in 3..6 {
         let got = mints.get(tenants[0].asked(), source.token()).await;
         assert_eq!(text(got), format!("token {number}"));
