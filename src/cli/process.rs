@@ -1,6 +1,6 @@
 //! What every long-running subcommand does first: logs, health, metrics, the Kubernetes client.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use kube::{Client, Config};
@@ -108,5 +108,11 @@ pub(super) async fn client(retries: Retries) -> anyhow::Result<Client> {
             .context("no cluster: set KUBECONFIG, or run in a pod")?
     };
     config.default_retry = retries == Retries::Kube;
+    // Else a list whose answer never comes would be waited for without end.
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
     Client::try_from(config).context("the Kubernetes client can't be made")
 }
+
+/// Nothing is heard of the API server for so long: a little more than the longest that a watch lasts by itself.
+const SILENCE: Duration = Duration::from_secs(295);
