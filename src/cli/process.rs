@@ -60,13 +60,13 @@ where
     run_on(&mut Builder::new_multi_thread(), work)
 }
 
-/// The same with one thread for all that is spawned. Where each piece of work is small, threads that wake each other for it cost
-/// more than a second one brings; and memory does not grow with the node's processors.
+/// The same on this one thread. Where each piece of work is small, threads that wake each other for it cost more than a second one
+/// brings; and memory does not grow with the node's processors.
 pub(super) fn block_on_one<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    run_on(Builder::new_multi_thread().worker_threads(1), work)
+    run_on(&mut Builder::new_current_thread(), work)
 }
 
 fn run_on<F>(runtime: &mut Builder, work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     context::Context,
     fence::Fence,
-    triggers::{LAST_APPLIED, Wake},
+    triggers::{PAGE, Wake},
     visit,
 };
 use crate::{
@@ -34,6 +34,7 @@ use crate::{
     cache::{
         Cache, Parts, Scope, api,
         fill::{Progress, filled, follow},
+        light::LAST_APPLIED,
     },
     telemetry::health::Health,
 };
@@ -68,6 +69,9 @@ impl Fleet {
             let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).modify(|binding| {
                 binding.managed_fields_mut().clear();
                 binding.annotations_mut().remove(LAST_APPLIED);
+                if let Some(status) = &mut binding.status {
+                    status.conditions.shrink_to_fit();
+                }
             });
             let bindings = reflector(writer, bindings);
             let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
@@ -153,8 +157,6 @@ fn asks(binding: &IdTokenBinding) -> u64 {
     hasher.finish()
 }
 
-/// Bindings that a list brings at once: each page is in memory whole before it is made smaller.
-const PAGE: u32 = 100;
 /// Together with the pause before SIGTERM, well within the 30 s that a pod has to end.
 const DRAIN: Duration = Duration::from_secs(15);
 

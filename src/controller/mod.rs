@@ -18,6 +18,7 @@ mod live_grants;
 mod memory;
 mod mints;
 pub mod obtain;
+mod packed;
 mod publish;
 mod revoke;
 mod schedule;

@@ -1,5 +1,5 @@
 //! `POST /mutate`: asks the lookup, then [`plan::inject`](crate::plan::inject), and answers.
-use std::{collections::HashMap, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
 
 use axum::{
     Router,
@@ -16,7 +16,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use tokio::{sync::SemaphorePermit, time::timeout};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     lookup::{BindingLookup, Lookup},
@@ -63,13 +63,12 @@ struct Webhook<L> {
     room: Room,
 }
 
-/// Ends what takes too long, above all a body that comes in drops. (Not layers of axum's: each of them takes memory for each request.)
+/// What takes too long is ended where it waits: for a body in [`Room::read`], for a binding by the lookup.
 async fn mutate<L: BindingLookup>(
     State(webhook): State<Arc<Webhook<L>>>,
     request: extract::Request,
 ) -> Response {
-    let answer = timeout(WHOLE, webhook.serve(request.into_body())).await;
-    answer.unwrap_or_else(|_| webhook.unread(Unread::Late))
+    webhook.serve(request.into_body()).await
 }
 
 /// Why a pod is not allowed.
@@ -153,23 +152,23 @@ impl<L: BindingLookup> Webhook<L> {
                 bindings
             }
         };
-        Ok(inject::fulfil(pod, asked.as_ref(), &|name| bindings.get(name).cloned(), (self.now)())?)
+        let known = |name: &str| bindings.iter().find(|(of, _)| *of == name)?.1.clone();
+        Ok(inject::fulfil(pod, asked.as_ref(), &known, (self.now)())?)
     }
 
-    /// The bindings of those names that there are. Where nobody can say whether there is one, the pod has to be sent again: a
+    /// What there is of each of those names. Where nobody can say whether there is one, the pod has to be sent again: a
     /// pod's volumes can't be mended later.
     async fn bindings<'n>(
         &self,
         namespace: &str,
         names: &'n [String],
-    ) -> Result<HashMap<&'n str, BindingFacts>, NotAllowed> {
+    ) -> Result<Vec<(&'n str, Option<BindingFacts>)>, NotAllowed> {
         let find = async |name: &'n String| match self.lookup.find(namespace, name).await {
-            Lookup::Found(facts) => Ok(Some((name.as_str(), facts))),
-            Lookup::Missing => Ok(None),
+            Lookup::Found(facts) => Ok((name.as_str(), Some(facts))),
+            Lookup::Missing => Ok((name.as_str(), None)),
             Lookup::Unavailable => Err(NotAllowed::NotNow(name.clone())),
         };
-        let found: Result<Vec<_>, _> = join_all(names.iter().map(find)).await.into_iter().collect();
-        Ok(found?.into_iter().flatten().collect())
+        join_all(names.iter().map(find)).await.into_iter().collect()
     }
 
     /// The error is no decision on the pod, but the lack of one: the registration's failurePolicy says what becomes of it.
@@ -225,9 +224,6 @@ struct Outcome {
 
 const RESULTS: [&str; 7] =
     ["injected", "unchanged", "refused", "unavailable", "malformed", "unread", "failed"];
-
-/// The most that the API server is told to wait (the chart's `webhook.timeoutSeconds`), and twice the default.
-const WHOLE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;

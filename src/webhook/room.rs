@@ -83,7 +83,9 @@ impl Room {
         // One piece of memory, however many frames it comes in.
         let mut text = Vec::with_capacity(promised.min(FREE));
         let (mut permit, mut until) = (None, Instant::now() + WHOLE);
-        while let Some(frame) = timeout_at(until, body.frame()).await.map_err(|_| Unread::Late)? {
+        while !body.is_end_stream() {
+            let frame = timeout_at(until, body.frame()).await.map_err(|_| Unread::Late)?;
+            let Some(frame) = frame else { break };
             let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
             let length = text.len() + data.len();
             if length > LARGEST {
