@@ -1,15 +1,11 @@
 //! `POST /mutate`: asks the lookup, then [`plan::inject`](crate::plan::inject), and answers.
 use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{self, State},
-    http::StatusCode,
-    response::{IntoResponse, Response},
-    routing::post,
-};
+use bytes::Bytes;
 use futures::{FutureExt as _, future::join_all, poll};
+use http::{Method, Request as HttpRequest, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Body;
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -50,25 +46,20 @@ impl Outcomes {
     }
 }
 
-/// The webhook's HTTP interface. `now` is the wall clock.
-pub fn router<L: BindingLookup>(lookup: Arc<L>, outcomes: Outcomes, now: fn() -> Timestamp) -> Router {
-    let webhook = Webhook { lookup, outcomes, now, room: Room::default() };
-    Router::new().route("/mutate", post(mutate::<L>)).with_state(Arc::new(webhook))
-}
+/// The webhook's HTTP interface. Cloning shares it.
+pub struct Webhook<L>(Arc<Parts<L>>);
 
-struct Webhook<L> {
+struct Parts<L> {
     lookup: Arc<L>,
     outcomes: Outcomes,
     now: fn() -> Timestamp,
     room: Room,
 }
 
-/// What takes too long is ended where it waits: for a body in [`Room::read`], for a binding by the lookup.
-async fn mutate<L: BindingLookup>(
-    State(webhook): State<Arc<Webhook<L>>>,
-    request: extract::Request,
-) -> Response {
-    webhook.serve(request.into_body()).await
+impl<L> Clone for Webhook<L> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
 }
 
 /// Why a pod is not allowed.
@@ -88,27 +79,54 @@ impl From<Refusal> for NotAllowed {
 }
 
 impl<L: BindingLookup> Webhook<L> {
+    /// `now` is the wall clock.
+    pub fn new(lookup: Arc<L>, outcomes: Outcomes, now: fn() -> Timestamp) -> Self {
+        Self(Arc::new(Parts { lookup, outcomes, now, room: Room::default() }))
+    }
+
+    /// Answers a request. (There is one path; a router would cost each of them more than it brings.) What takes too long is ended where
+    /// it waits: for a body in [`Room::read`], for a binding by the lookup.
+    pub async fn respond<B>(&self, request: HttpRequest<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        match (request.uri().path(), request.method()) {
+            (PATH, &Method::POST) => self.0.serve(request.into_body()).await,
+            (PATH, _) => plain(StatusCode::METHOD_NOT_ALLOWED, "reviews are sent by POST"),
+            _ => plain(StatusCode::NOT_FOUND, "reviews are sent to /mutate"),
+        }
+    }
+}
+
+impl<L: BindingLookup> Parts<L> {
     /// A panic is answered like any failure of ours, so that the registration's failurePolicy decides, and nobody else who is served over
     /// the same connection is harmed.
-    async fn serve(&self, body: Body) -> Response {
+    async fn serve<B>(&self, body: B) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let Read { text, mut permit } = match self.room.read(body).await {
             Ok(read) => read,
             Err(unread) => return self.unread(unread),
         };
         let reviewed = AssertUnwindSafe(self.review(&text, &mut permit)).catch_unwind().await;
-        reviewed.map_or_else(|_| self.failed().into_response(), IntoResponse::into_response)
+        match reviewed.unwrap_or_else(|_| Err(self.failed())) {
+            Ok(answer) => answer.into_response(),
+            Err((status, words)) => plain(status, words),
+        }
     }
 
-    fn unread(&self, unread: Unread) -> Response {
+    fn unread(&self, unread: Unread) -> Response<Full<Bytes>> {
         self.outcomes.add("unread");
         tracing::warn!(?unread, "a review was not read");
-        unread.into_response()
+        let (status, words) = unread.told();
+        plain(status, words)
     }
 
-    fn failed(&self) -> (StatusCode, &'static str) {
+    fn failed(&self) -> (StatusCode, String) {
         self.outcomes.add("failed");
         tracing::error!("a review panicked; the pod was not decided on");
-        (StatusCode::INTERNAL_SERVER_ERROR, "a bug in idtoken-operator: see the webhook's log")
+        (StatusCode::INTERNAL_SERVER_ERROR, "a bug in idtoken-operator: see the webhook's log".to_owned())
     }
 
     /// Nothing but the answer comes of it, so a dry run is a run like any other.
@@ -216,6 +234,15 @@ impl<L: BindingLookup> Webhook<L> {
         }
     }
 }
+
+/// An answer that is no review.
+fn plain(status: StatusCode, words: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(words.into()));
+    *response.status_mut() = status;
+    response
+}
+
+const PATH: &str = "/mutate";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {

@@ -3,11 +3,10 @@
 //! Not kube's types: those write the patch as an array of numbers, and read the object into fields that they know.
 use std::borrow::Cow;
 
-use axum::{
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::IntoResponse,
-};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{HeaderValue, Response as HttpResponse, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
 use serde::{Deserialize, Serialize, de, ser};
 
 use crate::plan::inject::{Injection, PatchOp, Pod};
@@ -150,16 +149,20 @@ impl Response {
     }
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> axum::response::Response {
-        match self.text() {
-            Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        }
-    }
-}
-
 impl Answer {
+    /// The body of an answer by HTTP.
+    #[must_use]
+    pub fn into_response(self) -> HttpResponse<Full<Bytes>> {
+        let (status, text) = match self.text() {
+            Ok(text) => (StatusCode::OK, text),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string().into()),
+        };
+        let mut response = HttpResponse::new(Full::new(text.into()));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
     /// The patch is most of it: it is written last, as a field of Go's type `[]byte` is, with nothing in it to escape.
     fn text(&self) -> serde_json::Result<Vec<u8>> {
         if self.response.patch.is_empty() {

@@ -6,12 +6,10 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    body::{Body, HttpBody as _},
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use bytes::Bytes;
+use http::StatusCode;
 use http_body_util::BodyExt as _;
+use hyper::body::Body;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout, timeout_at},
@@ -74,7 +72,10 @@ impl Default for Room {
 impl Room {
     /// Reads a body. One that promises much is let in once there is room for what it promises; and has to come soon then. Small ones
     /// never wait for large ones.
-    pub(super) async fn read(&self, mut body: Body) -> Result<Read<'_>, Unread> {
+    pub(super) async fn read<B>(&self, mut body: B) -> Result<Read<'_>, Unread>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let promised = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
         let promised = promised.unwrap_or(LARGEST);
         if promised > LARGEST && body.size_hint().exact().is_some() {
@@ -139,17 +140,17 @@ impl Drop for Wait<'_> {
     }
 }
 
-impl IntoResponse for Unread {
-    fn into_response(self) -> Response {
-        let (status, why) = match self {
+impl Unread {
+    /// What the API server is told.
+    pub(super) fn told(self) -> (StatusCode, &'static str) {
+        match self {
             Self::Busy => {
                 (StatusCode::SERVICE_UNAVAILABLE, "too many large pods are reviewed at the moment; try again")
             }
             Self::Late => (StatusCode::REQUEST_TIMEOUT, "the body came too slowly"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 3 MiB"),
             Self::Broken => (StatusCode::BAD_REQUEST, "the body broke off"),
-        };
-        (status, why).into_response()
+        }
     }
 }
 
@@ -179,7 +180,7 @@ const WHOLE: Duration = Duration::from_secs(10);
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use axum::body::Bytes;
+    use axum::body::Body;
     use futures::{FutureExt as _, StreamExt as _, stream};
 
     use super::*;

@@ -5,16 +5,13 @@ mod injection;
 
 use std::sync::{Arc, LazyLock};
 
-use axum::{
-    Router,
-    body::{Body, Bytes},
-    http::{Request as HttpRequest, StatusCode},
-};
 use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
+use http::{Request as HttpRequest, StatusCode};
+use http_body_util::{BodyExt as _, Full};
 use idtoken_operator::{
     cli::token::jwt::Jwt,
     verify::{
@@ -23,7 +20,7 @@ use idtoken_operator::{
     },
     webhook::{
         lookup::{BindingLookup, Lookup},
-        mutate::{self, Outcomes},
+        mutate::{Outcomes, Webhook},
     },
 };
 use injection::{checked, facts, patched};
@@ -31,9 +28,8 @@ use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use tokio::runtime::{Builder, Runtime};
-use tower::ServiceExt as _;
 
-/// The body of a call, through the webhook's own router to the bytes of its answer: a review is answered with its uid, and a patch only
+/// The body of a call, through the webhook to the bytes of its answer: a review is answered with its uid, and a patch only
 /// adds; one whose binding can't be read has no answer for now; anything else is a bad request. What is a review is judged here, by the
 /// JSON values of the body, and not by the code under test.
 pub fn review(body: &[u8]) {
@@ -137,12 +133,12 @@ fn likeness(whole: &Value) -> Likeness {
 fn call(body: &[u8]) -> (StatusCode, Bytes) {
     static RUNTIME: LazyLock<Runtime> =
         LazyLock::new(|| Builder::new_current_thread().enable_time().build().unwrap());
-    static ROUTER: LazyLock<Router> =
-        LazyLock::new(|| mutate::router(Arc::new(Bindings), Outcomes::default(), noon));
+    static WEBHOOK: LazyLock<Webhook<Bindings>> =
+        LazyLock::new(|| Webhook::new(Arc::new(Bindings), Outcomes::default(), noon));
     let call = HttpRequest::post("/mutate").header("content-type", "application/json");
-    let call = call.body(Body::from(body.to_vec())).unwrap();
+    let call = call.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
     RUNTIME.block_on(async {
-        let response = ROUTER.clone().oneshot(call).await.unwrap();
+        let response = WEBHOOK.respond(call).await;
         (response.status(), response.into_body().collect().await.unwrap().to_bytes())
     })
 }
