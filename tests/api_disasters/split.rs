@@ -50,7 +50,7 @@ async fn each_serves_its_own_bindings_and_a_label_hands_one_over() {
     sleep(Duration::from_millis(1100)).await;
     let before = world.secret_of("alpha").await;
     let position = audit.position();
-    relabel(&world, "b").await;
+    relabel(&world, "alpha", "b").await;
     for name in ["alpha", "beta", "gamma"] {
         let old = token(&world.secret_of(name).await);
         world.request_refresh(name).await;
@@ -76,30 +76,32 @@ async fn each_serves_its_own_bindings_and_a_label_hands_one_over() {
     world.end().await;
 }
 
-/// Gives `alpha` back with nothing changed but its label: the first one goes on refreshing it, though all its timers have run out.
+/// Gives a binding away and back with nothing changed but its label: the first one goes on refreshing it, though all its timers have run
+/// out meanwhile.
 async fn comes_back(world: &World, audit: &Audit) {
     // Refreshed after 11 to 12 s.
-    world.google.set_id_token_lifetime_for(&audience_of("alpha"), Duration::from_secs(20));
-    relabel(world, "a").await;
-    sleep(Duration::from_millis(1100)).await;
-    world.request_refresh("alpha").await;
-    let mut old = token(&world.secret_of("alpha").await);
-    let served_by = |position| if written(audit, FIRST, position).contains("alpha") { FIRST } else { SECOND };
+    world.google.set_id_token_lifetime_for(&audience_of("delta"), Duration::from_secs(20));
+    let mut delta = binding("shop", "delta", &impersonation_for("delta"));
+    delta.metadata.labels = Some([("fleet".to_owned(), "a".to_owned())].into());
+    world.bindings().create(&PostParams::default(), &delta).await.unwrap();
+    world.wait_condition("delta", "Ready=True/TokenFresh").await;
+    let mut old = token(&world.secret_of("delta").await);
+    let served_by = |position| if written(audit, FIRST, position).contains("delta") { FIRST } else { SECOND };
     for (fleet, release) in [("a", FIRST), ("b", SECOND), ("a", FIRST)] {
-        relabel(world, fleet).await;
+        relabel(world, "delta", fleet).await;
         let position = audit.position();
         for _ in 0..2 {
             let is_new = |secret: &Secret| token(secret) != old;
-            let secret = world.wait_secret("alpha-idtoken", "the next token", PATIENCE, is_new).await;
+            let secret = world.wait_secret("delta-idtoken", "the next token", PATIENCE, is_new).await;
             old = token(&secret);
         }
         assert_eq!(served_by(position), release);
     }
 }
 
-async fn relabel(world: &World, fleet: &str) {
+async fn relabel(world: &World, name: &str, fleet: &str) {
     let label = Patch::Merge(json!({"metadata": {"labels": {"fleet": fleet}}}));
-    world.bindings().patch("alpha", &PatchParams::default(), &label).await.unwrap();
+    world.bindings().patch(name, &PatchParams::default(), &label).await.unwrap();
 }
 
 /// Starts the controller of a release, and waits until it leads in it.
