@@ -100,26 +100,36 @@ pub(super) async fn apply(
                     let problem = (!has_token && !is_new).then(held_back);
                     Outcome { next, problem, put_off: has_token, ..as_it_is }
                 }
-                Err(failed) => {
-                    let problem = failed.problem;
-                    let key = attempt_key(wanted, credential);
-                    let next = if problem.retry == Retry::OnNewCredential {
-                        let key = refusal_key(wanted, credential);
-                        entry.attempts = Some(Attempts::for_good(key, problem.clone()));
-                        None
-                    } else if let Some(until) = failed.until {
-                        note_pause(entry, key, until, &problem);
-                        Some(until)
-                    } else {
-                        note_failure(entry, key, owner, &problem)
-                    };
-                    let secret = failed.secret.unwrap_or(secret);
-                    let not_granted_since = not_granted_since.filter(|_| matches!(secret, Observed::Ours(_)));
-                    Outcome { problem: Some(problem), next, not_granted_since, ..Outcome::of(secret) }
-                }
+                Err(failed) => not_published(entry, wanted, credential, owner, failed, as_it_is),
             }
         }
     }
+}
+
+/// Notes that no token was published, and says when that is tried again.
+fn not_published(
+    entry: &mut Entry,
+    wanted: &Wanted,
+    credential: Option<&str>,
+    owner: &Owner,
+    failed: Failed,
+    as_it_is: Outcome,
+) -> Outcome {
+    let problem = failed.problem;
+    let key = attempt_key(wanted, credential);
+    let next = if problem.retry == Retry::OnNewCredential {
+        let key = refusal_key(wanted, credential);
+        entry.attempts = Some(Attempts::for_good(key, problem.clone()));
+        None
+    } else if let Some(until) = failed.until {
+        note_pause(entry, key, until, &problem);
+        Some(until)
+    } else {
+        note_failure(entry, key, owner, &problem)
+    };
+    let secret = failed.secret.unwrap_or(as_it_is.secret);
+    let not_granted_since = as_it_is.not_granted_since.filter(|_| matches!(secret, Observed::Ours(_)));
+    Outcome { problem: Some(problem), next, not_granted_since, ..Outcome::of(secret) }
 }
 
 /// Carries out `decision` on a binding whose spec is invalid, so that only its last Secret is known.
