@@ -99,8 +99,8 @@ impl Fleet {
         let loops = self.controllers.into_iter().zip(needs).map(|(controller, needs)| {
             // What fails is logged where it does: the visit, the watch.
             let visits = controller
-                // How many are made at once is decided by whose turn it is.
-                .with_config(Config::default().concurrency(0))
+                // How many of them are made at once is decided by whose turn it is.
+                .with_config(Config::default().concurrency(LINE))
                 .run(visit, |_, never, _| match *never {}, ctx.clone())
                 .for_each(|_| ready(()));
             health.vital("the reconcile loop", async move {
@@ -157,6 +157,9 @@ fn asks(binding: &IdTokenBinding) -> u64 {
     hasher.finish()
 }
 
+/// Visits among which the turn goes by need; others come into line behind them. The controller looks at each of them whenever one moves, so
+/// that a line of all bindings would cost the square of their number.
+const LINE: u16 = 512;
 /// Together with the pause before SIGTERM, well within the 30 s that a pod has to end.
 const DRAIN: Duration = Duration::from_secs(15);
 
