@@ -10,12 +10,12 @@ use std::{
 
 use futures::{Stream, StreamExt as _, future::join_all};
 use kube::{
-    Client, ResourceExt as _,
+    Client, Resource as _, ResourceExt as _,
     core::Selector,
     runtime::{
         Controller, WatchStreamExt as _,
         controller::Config,
-        reflector::{reflector, store},
+        reflector::{ObjectRef, Store, reflector, store},
         watcher::{self, Event, watcher},
     },
 };
@@ -67,7 +67,7 @@ impl Fleet {
             // The controller itself pauses after a failure.
             let selected = watcher::Config::default().labels_from(selector).page_size(PAGE);
             let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).modify(|binding| {
-                binding.managed_fields_mut().clear();
+                binding.meta_mut().managed_fields = None;
                 binding.annotations_mut().remove(LAST_APPLIED);
                 if let Some(status) = &mut binding.status {
                     status.conditions.shrink_to_fit();
@@ -75,10 +75,11 @@ impl Fleet {
             });
             let bindings = reflector(writer, bindings);
             let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
-            let controller = Controller::for_stream(asking(bindings), store.clone())
-                .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
-                .reconcile_all_on(fence.terms().map(drop))
-                .graceful_shutdown_on(stop.clone().cancelled_owned());
+            let controller =
+                Controller::for_stream(asking(bindings, store.clone(), wake.clone()), store.clone())
+                    .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
+                    .reconcile_all_on(fence.terms().map(drop))
+                    .graceful_shutdown_on(stop.clone().cancelled_owned());
             controllers.push(controller);
             (store, (wake, progress))
         });
@@ -123,17 +124,24 @@ impl Fleet {
 }
 
 /// The bindings that ask for something else than before. One that was not there meanwhile (its label made it another release's) has
-/// missed its visits, and asks anew though it has not changed; so does each that a new list brings.
+/// missed its visits, and asks anew though it has not changed. So does each that a new list brings, by `wake`: at its end, for only then
+/// are they in the `store`.
 fn asking(
     events: impl Stream<Item = watcher::Result<Event<IdTokenBinding>>>,
+    store: Store<IdTokenBinding>,
+    wake: Wake,
 ) -> impl Stream<Item = watcher::Result<IdTokenBinding>> {
     let mut known = HashMap::new();
     events.filter_map(move |event| {
         ready(match event {
-            Ok(Event::Apply(binding) | Event::InitApply(binding)) => {
+            Ok(Event::Apply(binding)) => {
                 let asks = asks(&binding);
                 let before = known.insert(binding.uid(), asks);
                 (before != Some(asks)).then_some(Ok(binding))
+            }
+            Ok(Event::InitApply(binding)) => {
+                known.insert(binding.uid(), asks(&binding));
+                None
             }
             Ok(Event::Delete(binding)) => {
                 known.remove(&binding.uid());
@@ -143,7 +151,13 @@ fn asking(
                 known.clear();
                 None
             }
-            Ok(Event::InitDone) => None,
+            Ok(Event::InitDone) => {
+                for binding in store.state() {
+                    // Nobody takes from it any more at the end only.
+                    let _ = wake.send(ObjectRef::from_obj(&*binding));
+                }
+                None
+            }
             Err(error) => Some(Err(error)),
         })
     })
@@ -182,19 +196,26 @@ mod tests {
     async fn a_binding_asks_when_it_is_changed_comes_back_or_is_listed_anew_and_not_by_its_status() {
         let events = [
             (Event::Init, 0),
-            (Event::InitApply(binding(1, false)), 1),
+            (Event::InitApply(binding(1, false)), 0),
             (Event::InitDone, 1),
             (Event::Apply(binding(1, true)), 1),
             (Event::Apply(binding(2, true)), 2),
             (Event::Delete(binding(2, true)), 2),
             (Event::Apply(binding(2, true)), 3),
             (Event::Init, 3),
-            (Event::InitApply(binding(2, true)), 4),
+            (Event::InitApply(binding(2, true)), 3),
+            (Event::InitDone, 4),
         ];
         for (index, (_, expected)) in events.iter().enumerate() {
             let until = events[..=index].iter().map(|(event, _)| Ok(event.clone()));
-            let visits = asking(stream::iter(until)).count().await;
-            assert_eq!(visits, *expected, "after {index}");
+            let ((store, writer), (wake, mut woken)) = (store(), mpsc::unbounded_channel());
+            let visits = asking(reflector(writer, stream::iter(until)), store.clone(), wake);
+            let mut count = visits.count().await;
+            while let Some(listed) = woken.recv().await {
+                assert!(store.get(&listed).is_some() || index != 2, "it is there to be visited");
+                count += 1;
+            }
+            assert_eq!(count, *expected, "after {index}");
         }
     }
 }

@@ -37,7 +37,7 @@ use crate::{
 pub(super) struct Mints {
     flights: Table<TokenKey, tokio::sync::Mutex<Option<Landed>>>,
     /// By namespace, so that nobody's failures hold up another tenant.
-    failures: Table<(String, Scope), Mutex<Option<Attempts>>>,
+    failures: Table<(String, Scope), Mutex<Option<Failure>>>,
     paces: Table<Quota, Mutex<Pace>>,
     /// From when the paces' times are counted.
     since: Instant,
@@ -47,6 +47,8 @@ pub(super) struct Mints {
 #[derive(Debug)]
 struct Landed {
     result: Result<Arc<Obtained>, NotObtained>,
+    /// Of whom.
+    namespace: String,
     /// Whether it was urgent for who asked.
     urgent: bool,
     begun: Instant,
@@ -60,6 +62,14 @@ enum Scope {
     Principal(Principal),
     /// It gets no token for this audience.
     Token(TokenKey),
+}
+
+/// How often it has failed in a row, and when it is tried again.
+#[derive(Debug)]
+struct Failure {
+    attempts: Attempts,
+    /// Whether others than who failed want to try, too.
+    is_awaited: bool,
 }
 
 /// Why there is no token.
@@ -108,7 +118,13 @@ impl Mints {
         let flight = self.flights.of(&key);
         let mut last = flight.lock().await;
         if let Some(landed) = last.as_ref().filter(|landed| landed.serves(asked, came, clock::now())) {
-            return landed.result.clone();
+            return match &landed.result {
+                // When another tenant tries again is for its own failures to say.
+                Err(NotObtained::Failed { problem, .. }) if landed.namespace != *namespace => {
+                    self.conclude(asked.owner, &key, Err(problem.clone()), clock::now())
+                }
+                result => result.clone(),
+            };
         }
         let begun = Instant::now();
         let result = match self.paced(asked, obtain).await {
@@ -117,8 +133,8 @@ impl Mints {
         };
         // What one binding may not do says nothing of the others.
         if !result.as_ref().is_err_and(NotObtained::is_personal) {
-            let (result, urgent) = (result.clone(), asked.urgent);
-            *last = Some(Landed { result, urgent, begun, ended: Instant::now() });
+            let (result, namespace) = (result.clone(), namespace.clone());
+            *last = Some(Landed { result, namespace, urgent: asked.urgent, begun, ended: Instant::now() });
         }
         result
     }
@@ -132,7 +148,8 @@ impl Mints {
         });
         self.failures.retain(|failure| {
             lock(failure).as_ref().is_some_and(|failure| {
-                let forgotten = failure.pause.until.saturating_add(REMEMBERED).unwrap_or(Timestamp::MAX);
+                let forgotten =
+                    failure.attempts.pause.until.saturating_add(REMEMBERED).unwrap_or(Timestamp::MAX);
                 now < forgotten
             })
         });
@@ -179,8 +196,12 @@ impl Mints {
             let is_probe = matches!(scope, Scope::Principal(_));
             let Some(failure) = self.failures.get(&(owner.namespace.clone(), scope)) else { continue };
             let mut failure = lock(&failure);
-            let Some(Attempts { pause, problem, .. }) = failure.as_mut() else { continue };
+            let Some(Failure { attempts: Attempts { pause, problem, .. }, is_awaited }) = failure.as_mut()
+            else {
+                continue;
+            };
             if pause.holds("", now) {
+                *is_awaited = true;
                 let until = pause.until.saturating_add(spread(&owner.uid, SPREAD)).unwrap_or(Timestamp::MAX);
                 return Err(NotObtained::Failed { problem: problem.clone(), until: Some(until) });
             }
@@ -209,7 +230,8 @@ impl Mints {
             }
             Err(problem) => problem,
         };
-        let scope = if problem.reason == Reason::SourceUnavailable {
+        let is_all = problem.reason == Reason::SourceUnavailable;
+        let scope = if is_all {
             principal
         } else {
             // It has got an answer.
@@ -221,10 +243,22 @@ impl Mints {
         }
         let failure = self.failures.of(&scope);
         let mut failure = lock(&failure);
-        let failures = failure.as_ref().map_or(0, |before| before.failures).saturating_add(1);
-        let until = retry_at(now, problem.retry, failures, &owner.uid).unwrap_or(Timestamp::MAX);
-        *failure = Some(Attempts { failures, pause: Pause::until(until, now), problem: problem.clone() });
-        Err(NotObtained::Failed { problem, until: Some(until) })
+        let before = failure.as_ref();
+        let failures = before.map_or(0, |before| before.attempts.failures).saturating_add(1);
+        let mut until = retry_at(now, problem.retry, failures, &owner.uid).unwrap_or(Timestamp::MAX);
+        if is_all {
+            // What keeps all of them waiting is looked at often enough.
+            until = until.min(now.saturating_add(LONGEST).unwrap_or(Timestamp::MAX));
+        }
+        // Others come before who has failed: one of them may fare better.
+        let behind =
+            if before.is_some_and(|before| before.is_awaited) { SPREAD } else { SignedDuration::ZERO };
+        let attempts = Attempts { failures, pause: Pause::until(until, now), problem: problem.clone() };
+        *failure = Some(Failure { attempts, is_awaited: false });
+        Err(NotObtained::Failed {
+            problem,
+            until: Some(until.saturating_add(behind).unwrap_or(Timestamp::MAX)),
+        })
     }
 }
 
@@ -250,10 +284,9 @@ impl NotObtained {
     /// Whether another binding that needs the same token may fare better.
     fn is_personal(&self) -> bool {
         match self {
-            Self::Failed { problem, .. } => matches!(
-                problem.reason,
-                Reason::NotGranted | Reason::SecretUnavailable | Reason::SelfImpersonation
-            ),
+            Self::Failed { problem, .. } => {
+                matches!(problem.reason, Reason::NotGranted | Reason::SelfImpersonation)
+            }
             Self::Later(_) => false,
         }
     }
@@ -262,7 +295,7 @@ impl NotObtained {
 /// Requests a second to Google. Of IAM Credentials' 60,000 a minute and project half, since others may use that too; of STS's 6,000 a third.
 fn most(quota: &Quota) -> u16 {
     match quota {
-        Quota::Operator => 500,
+        Quota::Operator | Quota::MetadataServer => 500,
         Quota::Namespace(_) => 33,
     }
 }
@@ -281,6 +314,8 @@ const PACE_KEPT: Duration = Duration::from_secs(60 * 60);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What a try that may be the first good one has, before others try too.
 const PROBE: SignedDuration = SignedDuration::from_secs(5);
+/// The longest that one failure keeps all audiences of a principal waiting.
+const LONGEST: SignedDuration = SignedDuration::from_secs(150);
 /// Over which those who wait for one try come back.
 const SPREAD: SignedDuration = SignedDuration::from_secs(5);
 

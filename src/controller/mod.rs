@@ -189,7 +189,7 @@ fn begin(
     health: &Health,
     stop: &CancellationToken,
 ) {
-    tokio::spawn(forget_the_gone(ctx.clone(), stop.clone()));
+    tokio::spawn(health.vital("the forgetting of what is gone", forget_the_gone(ctx.clone(), stop.clone())));
     let (looked_at, told, end) = (ctx.clone(), health.clone(), stop.clone());
     let filled = fills.clone();
     let looks = async move {

@@ -17,7 +17,7 @@ use crate::{
     clock,
     plan::{
         Problem,
-        decide::{Facts, is_handled, is_worth_writing},
+        decide::{Facts, attempt_key, is_handled, is_worth_writing},
         grant::Authority,
         secret::{Observed, Ours, Owner, Record, conflict, desired, observe},
         validate::Wanted,
@@ -61,11 +61,14 @@ pub(super) async fn mint(
 ) -> Result<Minted, Failed> {
     let now = clock::now();
     let current = facts.secret.current(&wanted.spec_hash, now);
+    let key = attempt_key(wanted, facts.credential.as_deref());
     let asked = Asked {
         owner,
         wanted,
         credential: facts.credential.as_deref(),
-        forced: !is_handled(wanted, facts.secret.record()),
+        // One that has failed already waits like the others.
+        forced: !is_handled(wanted, facts.secret.record())
+            && facts.attempts.as_ref().is_none_or(|tried| tried.pause.key != key),
         urgent: current.is_none_or(|record| record.life.expires.duration_since(now) < URGENT),
     };
     let mut is_own = false;

@@ -78,6 +78,8 @@ pub(super) async fn watch(ctx: Arc<Context>, health: Health, stop: CancellationT
     while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
         if ctx.fence.pass().is_none() {
             ctx.schedule.forget();
+            ctx.metrics.schedule_lag_seconds.set(0);
+            health.stalled("the queue of visits", None);
             continue;
         }
         let state = ctx.bindings.state();

@@ -199,7 +199,7 @@ impl Triggers {
         let (store, writer) = store();
         // Half of an object, and asked for by nobody here.
         let events = watcher(api, config).default_backoff().modify(|object| {
-            object.managed_fields_mut().clear();
+            object.meta_mut().managed_fields = None;
             object.annotations_mut().remove(LAST_APPLIED);
         });
         let events = reflector(writer, events);

@@ -11,7 +11,8 @@ pub struct Pace {
     most: f64,
     /// Requests that may be sent at once.
     saved: f64,
-    /// Requests that were sent away and will come back.
+    /// Requests that were sent away and will come back: those that are urgent, and the others, which wait for them, too.
+    urgent: f64,
     backlog: f64,
     /// When all that was so.
     at: Duration,
@@ -27,7 +28,7 @@ impl Pace {
     pub fn new(most: u16) -> Self {
         let most = f64::from(most).max(LEAST_SAVED);
         let (at, closed_until) = (Duration::ZERO, Duration::ZERO);
-        Self { rate: most, most, saved: most, backlog: 0.0, at, closed_until, slowed: None }
+        Self { rate: most, most, saved: most, urgent: 0.0, backlog: 0.0, at, closed_until, slowed: None }
     }
 
     /// Lets a request be sent at `now`, or says when to come back. As long as Google holds us back, half of what may be sent at once
@@ -40,8 +41,9 @@ impl Pace {
             return Ok(());
         }
         // One after another, not all together.
-        self.backlog += 1.0;
-        Err(now.max(self.closed_until) + Duration::from_secs_f64(self.backlog / self.rate))
+        *if urgent { &mut self.urgent } else { &mut self.backlog } += 1.0;
+        let before = if urgent { self.urgent } else { self.urgent + self.backlog };
+        Err(now.max(self.closed_until) + Duration::from_secs_f64(before / self.rate))
     }
 
     /// Google gave an answer.
@@ -84,7 +86,9 @@ impl Pace {
         let sent = now.saturating_sub(self.at).as_secs_f64() * self.rate;
         self.at = self.at.max(now);
         self.saved = (self.saved + sent).min(self.room());
-        self.backlog = (self.backlog - sent).max(0.0);
+        let left = (sent - self.urgent).max(0.0);
+        self.urgent = (self.urgent - sent).max(0.0);
+        self.backlog = (self.backlog - left).max(0.0);
     }
 }
 

@@ -37,6 +37,8 @@ pub struct TokenKey {
 pub enum Quota {
     /// The operator's.
     Operator,
+    /// What the metadata server of the operator's node bears.
+    MetadataServer,
     /// That of what stands in one namespace: who uses it up slows down nobody else.
     Namespace(String),
 }
@@ -65,9 +67,8 @@ impl Quota {
     #[must_use]
     pub fn of(namespace: &str, source: &Source) -> Self {
         match source {
-            Source::Impersonation { .. } | Source::SignedJwt { .. } | Source::MetadataServer => {
-                Self::Operator
-            }
+            Source::Impersonation { .. } | Source::SignedJwt { .. } => Self::Operator,
+            Source::MetadataServer => Self::MetadataServer,
             _ => Self::Namespace(namespace.to_owned()),
         }
     }
@@ -103,7 +104,9 @@ mod tests {
         ] {
             assert!(key("shop", &source, None).is_some());
             assert_eq!(key("shop", &source, None), key("bank", &source, None));
-            assert_eq!(Quota::of("shop", &wanted("a", &source).source), Quota::Operator);
+            let quota =
+                if source["metadataServer"].is_object() { Quota::MetadataServer } else { Quota::Operator };
+            assert_eq!(Quota::of("shop", &wanted("a", &source).source), quota);
         }
     }
 

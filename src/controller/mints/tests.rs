@@ -10,6 +10,13 @@ use tokio::time::advance;
 use super::*;
 use crate::plan::{refresh::Lifetime, validate::validate};
 
+/// A wall clock that goes with tokio's.
+fn wall_clock() -> Timestamp {
+    static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let elapsed = Instant::now().saturating_duration_since(*BEGAN.get_or_init(Instant::now));
+    "2026-11-22T12:00:00Z".parse::<Timestamp>().unwrap() + elapsed
+}
+
 /// A source that counts how often it is asked, and takes a second.
 #[derive(Default)]
 struct Source {
@@ -236,6 +243,72 @@ async fn who_needs_a_token_that_is_put_off_is_put_off_with_it_unless_that_is_mor
     };
     let all = join_all(idle.map(waits)).await;
     assert!(all.iter().all(|wait| *wait == all[0]), "one place in line for all of them: {all:?}");
-    assert!(waits(bindings[0].asked()).await > all[0], "a place of its own");
+    let behind = Binding::impersonating("shop", "behind", "b");
+    let behind = waits(Asked { urgent: false, ..behind.asked() }).await;
+    assert!(behind > all[0], "one place for each token");
+    advance(Duration::from_secs(1)).await;
+    let urgent = waits(bindings[0].asked()).await;
+    assert_eq!(all[0] - urgent, Duration::from_secs(1), "a place of its own, before what is not urgent");
     assert_eq!(source.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_fails_lets_another_one_try_first() {
+    clock::simulate(wall_clock);
+    let (mints, source) = (Mints::new(), Source::default());
+    let [broken, sound] =
+        ["broken", "sound"].map(|audience| Binding::impersonating("shop", audience, audience));
+    let outage = Problem::transient(Reason::SourceUnavailable, "HTTP 503".to_owned());
+    for _ in 0..8 {
+        let Err(NotObtained::Failed { until: Some(until), .. }) =
+            mints.get(broken.asked(), source.fails(&outage)).await
+        else {
+            panic!("it failed")
+        };
+        let Err(NotObtained::Failed { until: Some(others), .. }) =
+            mints.get(sound.asked(), source.token()).await
+        else {
+            break; // its turn came
+        };
+        let first = until.min(others);
+        advance(first.duration_since(clock::now()).unsigned_abs()).await;
+        if others <= until {
+            text(mints.get(sound.asked(), source.token()).await);
+            return;
+        }
+    }
+    panic!("the one that fails has had every try");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_tenants_failures_are_not_ones_own() {
+    clock::simulate(wall_clock);
+    let (mints, source) = (Mints::new(), Source::default());
+    let [old, new] = ["old", "new"].map(|namespace| Binding::impersonating(namespace, namespace, "a"));
+    let denied =
+        Problem { reason: Reason::SourceDenied, message: "HTTP 403".to_owned(), retry: Retry::Slowly };
+    let mut pause = Duration::ZERO;
+    for _ in 0..6 {
+        advance(pause).await;
+        let Err(NotObtained::Failed { until: Some(until), .. }) =
+            mints.get(old.asked(), source.fails(&denied)).await
+        else {
+            panic!("it failed")
+        };
+        pause = until.duration_since(clock::now()).unsigned_abs();
+    }
+    assert!(pause > Duration::from_secs(300), "{pause:?}");
+    advance(pause).await;
+    let slow = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Err(denied.clone())
+    };
+    let (first, second) =
+        futures::join!(mints.get(old.asked(), slow), mints.get(new.asked(), source.token()));
+    let until = |result| match result {
+        Err(NotObtained::Failed { until: Some(until), .. }) => until.duration_since(clock::now()),
+        _ => panic!("it failed"),
+    };
+    assert!(until(first).as_secs() >= 300);
+    assert!((15..20).contains(&until(second).as_secs()), "a first failure of its own");
 }
