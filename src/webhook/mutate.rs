@@ -85,7 +85,7 @@ impl<L: BindingLookup> Webhook<L> {
     }
 
     /// Answers a request. (There is one path; a router would cost each of them more than it brings.) What takes too long is ended where
-    /// it waits: for a body in [`Room::read`], for a binding by the lookup.
+    /// it waits: for a body where it is read, for a binding by the lookup.
     pub async fn respond<B>(&self, request: HttpRequest<B>) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes> + Unpin,
