@@ -2,6 +2,8 @@
 //! a Role in each of them would not allow.
 
 pub mod fill;
+pub mod index;
+pub mod light;
 
 use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
 

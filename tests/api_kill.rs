@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{AUDIENCE, World, claims, google_options, impersonation, sha256, token};
+use common::{World, claims, google_options, impersonation_for, token, whole::assert_whole};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
@@ -34,7 +34,7 @@ async fn killed_thirty_times_every_binding_is_ready_and_no_secret_is_half_writte
     let (published, watch) = watch_published(&world);
     let names: Vec<_> = (0..BINDINGS).map(|i| format!("b{i}")).collect();
     for name in &names {
-        world.bind(name, &impersonation()).await;
+        world.bind(name, &impersonation_for(name)).await;
     }
     for name in &names {
         world.wait_condition(name, "Ready=True/TokenFresh").await;
@@ -80,17 +80,6 @@ async fn killed_thirty_times_every_binding_is_ready_and_no_secret_is_half_writte
     assert!(minted <= written + 2 * KILLS, "{minted} minted for {written} published");
     assert!(written >= BINDINGS * 4, "refreshes went on: {written}");
     world.end().await;
-}
-
-/// Token, hash and times all belong together.
-fn assert_whole(secret: &Secret) {
-    let raw = token(secret);
-    let claims = claims(&raw);
-    let annotations = secret.metadata.annotations.as_ref().unwrap();
-    assert_eq!(annotations["idtoken.dev/token-sha256"], sha256(&raw));
-    assert_eq!(claims["aud"], AUDIENCE);
-    let exp: jiff::Timestamp = annotations["idtoken.dev/expiration-time"].parse().unwrap();
-    assert_eq!(claims["exp"], exp.as_second());
 }
 
 /// When the tokens that each Secret has held were issued.

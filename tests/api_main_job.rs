@@ -81,7 +81,7 @@ async fn a_binding_becomes_a_secret_with_a_verified_token() {
     let events =
         Api::<Event>::namespaced(world.client.clone(), "shop").list(&ListParams::default()).await.unwrap();
     let reasons: Vec<_> = events.items.iter().filter_map(|e| e.reason.as_deref()).collect();
-    assert_eq!(reasons, ["TokenFresh"]);
+    assert_eq!(reasons, [] as [&str; 0], "nothing has gone wrong");
     world.end().await;
 }
 
@@ -144,7 +144,11 @@ async fn a_restart_mints_nothing_that_is_still_good() {
     world.bind("d", &impersonation()).await;
     world.wait_condition("d", "Ready=True/TokenFresh").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(world.google.minted(Endpoint::GenerateIdToken), 4);
+    assert_eq!(
+        world.google.minted(Endpoint::GenerateIdToken),
+        2,
+        "one that three share, and one for the fourth"
+    );
     assert_eq!(world.secret_of("a").await.metadata.resource_version, before);
     world.end().await;
 }

@@ -433,7 +433,7 @@ async fn reviews(world: &World) -> Vec<(String, u64)> {
         .filter_map(|line| line.strip_prefix("idtoken_webhook_reviews_total{result=\"")?.split_once("\"} "))
         .map(|(result, count)| (result.to_owned(), count.parse().unwrap()))
         .collect();
-    assert_eq!(found.len(), 6, "{metrics}");
+    assert_eq!(found.len(), 7, "{metrics}");
     found.retain(|(_, count)| *count > 0);
     found.sort();
     found

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use jiff::SignedDuration;
+use kube::core::Selector;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -11,6 +12,7 @@ use super::{
     identity::IdentityArgs,
     namespaces::NamespaceArgs,
     process::{self, Retries, Started, TelemetryArgs, start},
+    selector::selector,
 };
 use crate::{
     controller::{self, Election, GrantsFile, Parts, Settings},
@@ -29,6 +31,17 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     namespaces: NamespaceArgs,
+    /// Serve the bindings with these labels only, so that several installations share a very large fleet: a label selector as kubectl
+    /// takes it. No binding may be selected by two of them. None: all bindings
+    #[arg(
+        long,
+        env = "IDTOKEN_OPERATOR_BINDING_SELECTOR",
+        value_name = "SELECTOR",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = selector
+    )]
+    binding_selector: Selector,
     /// Read IdTokenGrants from this YAML file and no others; it is read again when it changes. With it neither grants nor
     /// namespaces are watched, so that together with --namespace Roles are enough
     #[arg(long, env = "IDTOKEN_OPERATOR_GRANTS_FILE", value_name = "FILE")]
@@ -114,7 +127,9 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
     let kubernetes_service_accounts = args.kubernetes_service_accounts;
     let uninjected = args.report_uninjected_pods.then(|| Excluded::new(args.exclude_namespaces));
     let grace = args.grant_grace;
-    let settings = Settings { scope, grants, grace, kubernetes_service_accounts, uninjected, election };
+    let selector = args.binding_selector;
+    let settings =
+        Settings { scope, selector, grants, grace, kubernetes_service_accounts, uninjected, election };
     Box::pin(controller::run(client, settings, parts, health, stop)).await
 }
 

@@ -8,6 +8,7 @@ mod endpoints;
 mod identity;
 mod namespaces;
 mod process;
+mod selector;
 pub mod token;
 mod webhook;
 

@@ -1,6 +1,6 @@
 //! What every long-running subcommand does first: logs, health, metrics, the Kubernetes client.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use kube::{Client, Config};
@@ -60,13 +60,13 @@ where
     run_on(&mut Builder::new_multi_thread(), work)
 }
 
-/// The same with one thread for all that is spawned. Where each piece of work is small, threads that wake each other for it cost
-/// more than a second one brings; and memory does not grow with the node's processors.
+/// The same on this one thread. Where each piece of work is small, threads that wake each other for it cost more than a second one
+/// brings; and memory does not grow with the node's processors.
 pub(super) fn block_on_one<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    run_on(Builder::new_multi_thread().worker_threads(1), work)
+    run_on(&mut Builder::new_current_thread(), work)
 }
 
 fn run_on<F>(runtime: &mut Builder, work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
@@ -108,5 +108,11 @@ pub(super) async fn client(retries: Retries) -> anyhow::Result<Client> {
             .context("no cluster: set KUBECONFIG, or run in a pod")?
     };
     config.default_retry = retries == Retries::Kube;
+    // Else a list whose answer never comes would be waited for without end.
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
     Client::try_from(config).context("the Kubernetes client can't be made")
 }
+
+/// Nothing is heard of the API server for so long: a little more than the longest that a watch lasts by itself.
+const SILENCE: Duration = Duration::from_secs(295);

@@ -30,7 +30,7 @@ use crate::{
     },
     webhook::{
         self, Certificate, Settings,
-        index::{Index, Seen},
+        index::{Index, Kept, Seen},
         lookup::CachedLookup,
     },
 };
@@ -144,7 +144,9 @@ fn watch(
     let name = "the watch of bindings";
     let bindings = Index::default();
     let config = watcher::Config::default().page_size(PAGE);
-    let events = watcher(api::<Seen>(client, namespace), config).default_backoff().map_ok(bindings.writer());
+    let mut write = bindings.writer(Kept::of);
+    let events = watcher(api::<Seen>(client, namespace), config).default_backoff();
+    let events = events.inspect_ok(move |event| write(event));
     let (events, progress) = follow(events, name, namespace, refused);
     let filled = events.take_until(stop.cancelled_owned()).for_each(|_| std::future::ready(()));
     tokio::spawn(health.vital(name, filled));
@@ -153,13 +155,15 @@ fn watch(
 
 fn lookup(client: Client, scope: Scope, bindings: Parts<Index>) -> impl webhook::lookup::BindingLookup {
     CachedLookup::new(
-        move |namespace: &str, name: &str| bindings.of(namespace)?.get(namespace, name),
+        move |namespace: &str, name: &str| {
+            bindings.of(namespace)?.get(namespace, name, |kept| kept.facts(name))
+        },
         move |namespace: String, name: String| {
             // Elsewhere nothing may be read, and nobody fills what is there.
             let api = scope.contains(&namespace).then(|| Api::<Seen>::namespaced(client.clone(), &namespace));
             async move {
                 let Some(api) = api else { return Ok(None) };
-                Ok::<_, kube::Error>(api.get_opt(&name).await?.map(Seen::facts))
+                Ok::<_, kube::Error>(api.get_opt(&name).await?.map(|seen| seen.facts()))
             }
         },
     )

@@ -1,15 +1,16 @@
-//! Output: carries out a decision. The only place that asks sources and writes Secrets.
+//! Output: carries out a decision.
 
+use std::time::Duration;
+
+use futures::future::join;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio::time::timeout;
 
 use super::{
     context::Context,
-    credentials::InCluster,
     memory::Entry,
-    obtain::obtain,
+    publish::{Failed, Minted, mint},
     revoke::{Revoked, revoke},
-    secrets,
     status::status,
 };
 use crate::{
@@ -17,17 +18,11 @@ use crate::{
     clock,
     plan::{
         Attempts, Pause, Problem, Retry,
-        decide::{
-            Decision, Facts, REVOCATION, attempt_key, held_up, is_worth_writing, not_granted_since,
-            refusal_key,
-        },
-        grant::Authority,
+        decide::{Decision, Facts, REVOCATION, attempt_key, held_up, not_granted_since, refusal_key},
         refresh::{ask_again_at, refresh_at, retry_at},
-        secret::{Observed, Ours, Owner, Record, conflict, desired, observe},
+        secret::{Observed, Ours, Owner},
         validate::Wanted,
     },
-    telemetry::metrics::{TokenRequest, Write},
-    token::RawToken,
 };
 
 /// What came of a visit.
@@ -43,12 +38,14 @@ pub(super) struct Outcome {
     pub look: Option<Timestamp>,
     /// Since when no grant allows what stands in the Secret.
     pub not_granted_since: Option<Timestamp>,
+    /// What was to be done is put off, which changes nothing that is worth telling.
+    pub put_off: bool,
 }
 
 impl Outcome {
     /// Nothing else than this Secret.
     fn of(secret: Observed) -> Self {
-        Self { secret, problem: None, next: None, look: None, not_granted_since: None }
+        Self { secret, problem: None, next: None, look: None, not_granted_since: None, put_off: false }
     }
 }
 
@@ -94,22 +91,45 @@ pub(super) async fn apply(
                     let next = ask_later(entry, wanted, credential, owner, expires, clock::now());
                     Outcome { next: Some(next), ..as_it_is }
                 }
-                Err(failed) => {
-                    let problem = failed.problem;
-                    let next = if problem.retry == Retry::OnNewCredential {
-                        let key = refusal_key(wanted, credential);
-                        entry.attempts = Some(Attempts::for_good(key, problem.clone()));
-                        None
-                    } else {
-                        note_failure(entry, attempt_key(wanted, credential), owner, &problem)
-                    };
-                    let secret = failed.secret.unwrap_or(secret);
-                    let not_granted_since = not_granted_since.filter(|_| matches!(secret, Observed::Ours(_)));
-                    Outcome { problem: Some(problem), next, not_granted_since, ..Outcome::of(secret) }
+                Ok(Minted::Later(pause)) => {
+                    let now = clock::now();
+                    let next = now.checked_add(pause).ok();
+                    let has_token = secret.current(&wanted.spec_hash, now).is_some();
+                    let seen = binding.status.clone().unwrap_or_default();
+                    let is_new = entry.status(&seen).conditions.is_empty();
+                    let problem = (!has_token && !is_new).then(held_back);
+                    Outcome { next, problem, put_off: has_token, ..as_it_is }
                 }
+                Err(failed) => not_published(entry, wanted, credential, owner, failed, as_it_is),
             }
         }
     }
+}
+
+/// Notes that no token was published, and says when that is tried again.
+fn not_published(
+    entry: &mut Entry,
+    wanted: &Wanted,
+    credential: Option<&str>,
+    owner: &Owner,
+    failed: Failed,
+    as_it_is: Outcome,
+) -> Outcome {
+    let problem = failed.problem;
+    let key = attempt_key(wanted, credential);
+    let next = if problem.retry == Retry::OnNewCredential {
+        let key = refusal_key(wanted, credential);
+        entry.attempts = Some(Attempts::for_good(key, problem.clone()));
+        None
+    } else if let Some(until) = failed.until {
+        note_pause(entry, key, until, &problem);
+        Some(until)
+    } else {
+        note_failure(entry, key, owner, &problem)
+    };
+    let secret = failed.secret.unwrap_or(as_it_is.secret);
+    let not_granted_since = as_it_is.not_granted_since.filter(|_| matches!(secret, Observed::Ours(_)));
+    Outcome { problem: Some(problem), next, not_granted_since, ..Outcome::of(secret) }
 }
 
 /// Carries out `decision` on a binding whose spec is invalid, so that only its last Secret is known.
@@ -213,29 +233,7 @@ fn look_again(problem: &Problem, now: Timestamp) -> Option<Timestamp> {
     now.saturating_add(pause).ok()
 }
 
-/// A token was minted.
-#[allow(clippy::large_enum_variant)] // one a visit, and mostly the large one
-enum Minted {
-    /// It is in the Secret.
-    Published(Ours),
-    /// It is no newer than the one that is there, which expires at the given time.
-    Same(Timestamp),
-}
-
-/// No token was published.
-struct Failed {
-    problem: Problem,
-    /// What stands under the Secret's name, where that was found out anew.
-    secret: Option<Observed>,
-}
-
-impl From<Problem> for Failed {
-    fn from(problem: Problem) -> Self {
-        Self { problem, secret: None }
-    }
-}
-
-/// A binding that has no conditions yet gets them before Google is asked, which may take long.
+/// A binding that has no conditions yet gets them when its first token takes a while; mostly the token is there before.
 async fn first_seen_then_mint(
     ctx: &Context,
     binding: &IdTokenBinding,
@@ -246,112 +244,49 @@ async fn first_seen_then_mint(
 ) -> Result<Minted, Failed> {
     // The newest status known: an old copy from the watch must not put Pending over a later word.
     let seen = binding.status.clone().unwrap_or_default();
-    if entry.status(&seen).conditions.is_empty() {
-        let pending = Outcome::of(Observed::Absent);
+    let has_none = entry.status(&seen).conditions.is_empty();
+    let mut minting = Box::pin(mint(ctx, owner, wanted, facts));
+    if !has_none {
+        return minting.await;
+    }
+    if let Ok(minted) = timeout(PENDING, minting.as_mut()).await {
+        return minted;
+    }
+    let pending = Outcome::of(Observed::Absent);
+    let told = async {
         if let Err(error) = status(ctx, binding, owner, Some(wanted), &pending, entry).await {
             tracing::warn!(%error, "the first status was not written");
         }
-    }
-    mint(ctx, owner, wanted, facts).await
+    };
+    join(minting, told).await.0
 }
 
-async fn mint(ctx: &Context, owner: &Owner, wanted: &Wanted, facts: &Facts) -> Result<Minted, Failed> {
-    let credentials = InCluster::new(ctx, owner);
-    // The grant may have gone since the decision.
-    let authority = Authority::of(wanted);
-    let authorise = || ctx.authorise(owner, authority.as_ref());
-    let obtained = obtain(&ctx.minter, &ctx.verifier, wanted, &credentials, authorise).await;
-    let result = obtained.as_ref().map_or_else(|p| p.reason, |_| Reason::TokenFresh).as_str();
-    ctx.metrics.token_requests.get_or_create(&TokenRequest { source: wanted.source.label(), result }).inc();
-    let (token, record) = obtained?;
-    if let Some(current) = facts.secret.current(&wanted.spec_hash, clock::now())
-        && !is_worth_writing(Some(current), &record, facts.secret.carries(&wanted.secret))
-    {
-        return Ok(Minted::Same(current.life.expires));
-    }
-    publish(ctx, owner, wanted, &record, &token, facts.secret.clone()).await
-}
-
-/// Writes `token` over exactly the Secret that was observed. Where it is another by now, looks again, twice at most.
-async fn publish(
-    ctx: &Context,
-    owner: &Owner,
-    wanted: &Wanted,
-    record: &Record,
-    token: &RawToken,
-    mut observed: Observed,
-) -> Result<Minted, Failed> {
-    let name = &wanted.secret.name;
-    for _ in 0..3 {
-        // The grant may have gone while Google, or the API server, was asked.
-        ctx.authorise(owner, record.granted.as_ref()).await?;
-        let existing: Option<ObjectMeta> = match &observed {
-            Observed::Absent => None,
-            Observed::Ours(ours) => Some(ours.metadata.clone()),
-            Observed::Foreign(other) => {
-                return Err(Failed { problem: conflict(name, other), secret: Some(observed) });
-            }
-        };
-        let secret = desired(owner, &wanted.secret, record, existing.as_ref(), token.expose());
-        let written = match existing {
-            None => secrets::create(&ctx.once, &secret).await,
-            Some(_) => secrets::replace(&ctx.once, &secret).await,
-        };
-        drop(secret);
-        let result = if written.is_ok() { "written" } else { "failed" };
-        ctx.metrics.secret_writes.get_or_create(&Write { result }).inc();
-        match written {
-            Ok(meta) => {
-                let record = Some(record.clone());
-                let ours = Ours { metadata: meta.metadata, record, intact: true };
-                return Ok(Minted::Published(ours));
-            }
-            Err(error) if matches!(error.code(), Some(404 | 409)) => {
-                let live = secrets::metadata(&ctx.client, &owner.namespace, name)
-                    .await
-                    .map_err(|e| write_failed(&e))?;
-                observed = observe(live.as_ref().map(|m| &m.metadata), &owner.uid, false);
-                let newer = observed
-                    .record()
-                    .filter(|r| r.spec_hash == record.spec_hash && r.credential == record.credential)
-                    .filter(|r| r.life.expires > record.life.expires);
-                if let Some(newer) = newer {
-                    return Ok(Minted::Same(newer.life.expires));
-                }
-            }
-            Err(error) => return Err(write_failed(&error).into()),
-        }
-    }
-    Err(Problem::transient(
-        Reason::SecretUnavailable,
-        format!("Secret {name} changes all the time: three writes in a row met another version"),
+/// The problem of a binding without a token, as long as Google's quota does not allow to ask for one.
+fn held_back() -> Problem {
+    Problem::transient(
+        Reason::QuotaExceeded,
+        "Google has refused requests because of its quota: they are sent more slowly, and this one waits for its turn",
     )
-    .into())
 }
 
-fn write_failed(error: &secrets::Error) -> Problem {
-    match error.code() {
-        Some(422) => Problem::slow(
-            Reason::SecretUnavailable,
-            format!(
-                "{error}: its type or content can't be changed (is it immutable?); delete it and it comes back"
-            ),
-        ),
-        Some(403) => Problem::slow(
-            Reason::SecretUnavailable,
-            format!("{error}: check the operator's rights, quotas and admission policies in this namespace"),
-        ),
-        _ => Problem::transient(Reason::SecretUnavailable, error.to_string()),
-    }
+/// Notes that what has `key` is not tried before `until`.
+fn note_pause(entry: &mut Entry, key: String, until: Timestamp, problem: &Problem) {
+    let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
+    let pause = Pause { key, noted_at: clock::now(), until };
+    entry.attempts = Some(Attempts { failures: earlier.saturating_add(1), pause, problem: problem.clone() });
 }
 
 /// Notes that what has `key` failed; says when to try it again.
 fn note_failure(entry: &mut Entry, key: String, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
-    let now = clock::now();
-    let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
-    let failures = earlier.saturating_add(1);
-    let until = retry_at(now, problem.retry, failures, &owner.uid)?;
-    let pause = Pause { key, noted_at: now, until };
-    entry.attempts = Some(Attempts { failures, pause, problem: problem.clone() });
-    Some(until)
+    let earlier = entry.attempts.as_ref().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
+    let until = retry_at(clock::now(), problem.retry, earlier.saturating_add(1), &owner.uid);
+    if let Some(until) = until {
+        note_pause(entry, key, until, problem);
+    } else {
+        entry.attempts = None;
+    }
+    until
 }
+
+/// After so long without a token a binding gets its first conditions, which then are one write more.
+const PENDING: Duration = Duration::from_secs(2);

@@ -14,13 +14,15 @@ use kube::{
 };
 
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, triggers::Namespaced,
+    fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, mints::Mints,
+    schedule::Schedule, triggers::Namespaced, turns::Turns,
 };
 use crate::{
-    api::{IdTokenGrant, Reason},
-    cache::fill::Progress,
+    api::{IdTokenBinding, IdTokenGrant, Reason},
+    cache::{Cache, fill::Progress},
     plan::{
         Problem,
         grant::{self, Authority},
@@ -38,6 +40,11 @@ pub(super) struct Context {
     pub once: Client,
     pub minter: Minter,
     pub verifier: Verifier,
+    pub mints: Mints,
+    /// Who may be visited now.
+    pub turns: Turns,
+    pub bindings: Cache<IdTokenBinding>,
+    pub schedule: Schedule,
     pub caches: Caches,
     /// Namespace and name of the ServiceAccount that this process acts as, once somebody asked; `None`: it acts as none.
     pub own_account: OnceCell<Option<(String, String)>>,
@@ -50,6 +57,7 @@ pub(super) struct Context {
     pub live_grants: LiveGrants,
     pub recorder: Recorder,
     pub metrics: Metrics,
+    pub stop: CancellationToken,
 }
 
 /// Filled by watches.

@@ -1,7 +1,6 @@
 //! Input: everything that a decision needs, gathered before it is made.
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::core::PartialObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{context::Context, credentials::InCluster, memory::Entry, secrets};
 use crate::{
@@ -86,7 +85,7 @@ pub(super) async fn dereference_invalid(
     let status = entry.status(&seen);
     let name = status.secret_name.as_deref().unwrap_or_default();
     let cached = ctx.caches.namespaced.secrets.get(&owner.namespace, name);
-    let secret = observe(cached.as_ref().map(|meta| &meta.metadata), &owner.uid, true);
+    let secret = observe(cached.as_ref(), &owner.uid, true);
     let held = held_authority(&secret, None);
     Facts {
         uid: owner.uid.clone(),
@@ -113,18 +112,20 @@ async fn observe_secret(
     let name = &wanted.secret.name;
     let known =
         status.secret_resource_version.as_deref().filter(|_| status.secret_name.as_ref() == Some(name));
-    let unchanged = |meta: &PartialObjectMeta<Secret>| {
-        known.is_some() && meta.metadata.resource_version.as_deref() == known
-    };
+    let unchanged = |meta: &ObjectMeta| known.is_some() && meta.resource_version.as_deref() == known;
     let cached = ctx.caches.namespaced.secrets.get(&owner.namespace, name);
-    if let Some(meta) = cached.filter(|m| unchanged(m)) {
-        return Ok(observe(Some(&meta.metadata), &owner.uid, true));
+    if let Some(meta) = cached.as_ref().filter(|meta| unchanged(meta)) {
+        return Ok(observe(Some(meta), &owner.uid, true));
+    }
+    // Who was never looked at has none of ours; whether there is another one the API server says when ours is created.
+    if status.conditions.is_empty() && cached.is_none() {
+        return Ok(Observed::Absent);
     }
     // The cache may lag behind, and it knows our Secrets only.
     let Some(live) = secrets::metadata(&ctx.client, &owner.namespace, name).await? else {
         return Ok(Observed::Absent);
     };
-    let observed = observe(Some(&live.metadata), &owner.uid, unchanged(&live));
+    let observed = observe(Some(&live.metadata), &owner.uid, unchanged(&live.metadata));
     match observed {
         Observed::Ours(ours) if !ours.intact => compare(ctx, owner, wanted).await,
         other => Ok(other),

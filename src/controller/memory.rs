@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Mutex, PoisonError},
 };
 
@@ -26,9 +27,9 @@ pub(super) struct Entry {
     pub ask_again: Option<Pause>,
     /// How often the Secret was restored lately, and when last.
     restores: Option<(u32, Timestamp)>,
-    /// The last status that was written, and those that it and its forerunners replaced: whoever still sees one of them has
-    /// an old copy.
-    status: Option<(Vec<IdTokenBindingStatus>, IdTokenBindingStatus)>,
+    /// The last status that was written, until the watch has brought it, and hashes of those that it and its forerunners replaced: whoever
+    /// still sees one of them has an old copy.
+    status: Option<Box<(Vec<u64>, IdTokenBindingStatus)>>,
     /// Since when only somebody outside can heal it, and for which generation of the binding.
     failing: Option<(Timestamp, Option<i64>)>,
     /// When that was.
@@ -69,29 +70,37 @@ impl Memory {
 impl Entry {
     /// The newest status known: `seen`, unless that is what we have replaced already.
     pub(super) fn status<'a>(&'a self, seen: &'a IdTokenBindingStatus) -> &'a IdTokenBindingStatus {
-        match &self.status {
-            Some((replaced, after)) if replaced.contains(seen) => after,
+        match self.status.as_deref() {
+            Some((replaced, after)) if replaced.contains(&hash(seen)) => after,
             _ => seen,
         }
     }
 
+    /// Forgets what was written once it is `seen`: thousands of bindings rest.
+    pub(super) fn saw_status(&mut self, seen: &IdTokenBindingStatus) {
+        self.status.take_if(|noted| noted.1 == *seen);
+    }
+
     pub(super) fn wrote_status(
         &mut self,
-        seen: IdTokenBindingStatus,
+        seen: &IdTokenBindingStatus,
         after: IdTokenBindingStatus,
         now: Timestamp,
     ) {
+        let seen = hash(seen);
         let mut replaced = match self.status.take() {
-            Some((mut replaced, last)) if replaced.contains(&seen) => {
-                replaced.push(last);
+            Some(noted) if noted.0.contains(&seen) => {
+                let (mut replaced, last) = *noted;
+                replaced.push(hash(&last));
                 replaced
             }
             _ => vec![seen],
         };
-        replaced.retain(|status| *status != after);
+        let newest = hash(&after);
+        replaced.retain(|status| *status != newest);
         let surplus = replaced.len().saturating_sub(OLD_COPIES);
         replaced.drain(..surplus);
-        self.status = Some((replaced, after));
+        self.status = Some(Box::new((replaced, after)));
         self.status_written = Some(now);
     }
 
@@ -138,6 +147,14 @@ impl Entry {
         let (count, last) = self.restores.filter(|(_, last)| *last <= now)?;
         retry_at(last, Retry::Transient { retry_after: None }, count, uid)
     }
+}
+
+/// Tells statuses apart.
+fn hash(status: &IdTokenBindingStatus) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    // Strings, numbers and lists of them: that can't fail.
+    serde_json::to_vec(status).unwrap_or_default().hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Old copies of a status that a watch may still bring.

@@ -16,20 +16,29 @@ mod grants_file;
 mod lease;
 mod live_grants;
 mod memory;
+mod mints;
 pub mod obtain;
+mod packed;
+mod publish;
 mod revoke;
+mod schedule;
 mod secrets;
 mod status;
 mod token_request;
 mod triggers;
+mod turns;
 mod uninjected;
 
-use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet, convert::Infallible, num::NonZeroUsize, panic::AssertUnwindSafe, sync::Arc,
+    time::Duration,
+};
 
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Client, Resource as _,
+    core::Selector,
     runtime::{
         controller::Action,
         events::{Recorder, Reporter},
@@ -48,12 +57,15 @@ use self::{
     lease::Candidate,
     live_grants::LiveGrants,
     memory::{Entry, Memory},
+    mints::Mints,
+    schedule::Schedule,
     status::status,
     triggers::Triggers,
+    turns::Turns,
     uninjected::Search,
 };
 use crate::{
-    api::IdTokenBinding,
+    api::{IdTokenBinding, IdTokenBindingStatus},
     cache::{Cache, Scope, fill::Fills},
     clock,
     plan::{
@@ -61,6 +73,7 @@ use crate::{
         refresh::{RECHECK, sleep_until},
         secret::Owner,
         status::stalls_at,
+        turns::Rank,
         uninjected::Excluded,
         validate::validate,
     },
@@ -94,6 +107,8 @@ pub struct Parts {
 pub struct Settings {
     /// The namespaces whose bindings it serves.
     pub scope: Scope,
+    /// The labels that they must have.
+    pub selector: Selector,
     /// Grants, where they are not to be watched.
     pub grants: Option<GrantsFile>,
     /// How long a Secret stays that no grant allows any more.
@@ -114,11 +129,12 @@ pub async fn run(
     health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Settings { scope, grants, grace, election, kubernetes_service_accounts, uninjected } = settings;
+    let Settings { scope, selector, grants, grace, election, kubernetes_service_accounts, uninjected } =
+        settings;
     let (role, watched) = watch::channel(Role::Follower);
     let fence = election.as_ref().map_or_else(Fence::open, |_| Fence::of(watched));
     let refused = parts.metrics.refused_watches.clone();
-    let fleet = Fleet::new(&client, &scope, &fence, &refused, &stop);
+    let fleet = Fleet::new(&client, &scope, &selector, &fence, &refused, &stop);
     let bindings = fleet.bindings.clone();
     let triggers = Triggers {
         client: client.clone(),
@@ -150,8 +166,8 @@ pub async fn run(
             }
         }))
     });
-    let ctx = Arc::new(context(client, parts, caches, fence, grace));
-    let sees_all = scope.is_all();
+    let ctx = Arc::new(context(client, parts, caches, bindings.clone(), fence, grace, stop.clone()));
+    let sees_all = scope.is_all() && selector.selects_all();
     let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded });
     begin(&ctx, bindings, fills, sees_all, search, &health, &stop);
     tracing::info!("watching bindings");
@@ -173,7 +189,14 @@ fn begin(
     health: &Health,
     stop: &CancellationToken,
 ) {
-    tokio::spawn(forget_the_gone(ctx.clone(), bindings.clone(), stop.clone()));
+    tokio::spawn(health.vital("the forgetting of what is gone", forget_the_gone(ctx.clone(), stop.clone())));
+    let (looked_at, told, end) = (ctx.clone(), health.clone(), stop.clone());
+    let filled = fills.clone();
+    let looks = async move {
+        filled.settled().await; // until then nothing is due
+        schedule::watch(looked_at, told, end).await;
+    };
+    tokio::spawn(health.vital("the look at the schedule", looks));
     // Who sees a part only would tell too few.
     if sees_all {
         let usage = keep_usage(ctx.clone(), bindings, fills.clone(), stop.clone());
@@ -189,7 +212,15 @@ fn begin(
     });
 }
 
-fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: SignedDuration) -> Context {
+fn context(
+    client: Client,
+    parts: Parts,
+    caches: Caches,
+    bindings: Cache<IdTokenBinding>,
+    fence: Fence,
+    grace: SignedDuration,
+    stop: CancellationToken,
+) -> Context {
     let reporter = Reporter {
         controller: "idtoken.dev/controller".to_owned(),
         instance: std::env::var("HOSTNAME").ok(),
@@ -200,6 +231,10 @@ fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: Si
         once: parts.once,
         minter: parts.minter,
         verifier: parts.verifier,
+        mints: Mints::new(),
+        turns: Turns::new(PLACES, parts.metrics.waiting_visits.clone()),
+        bindings,
+        schedule: Schedule::new(),
         caches,
         own_account: OnceCell::new(),
         memory: Memory::default(),
@@ -207,6 +242,7 @@ fn context(client: Client, parts: Parts, caches: Caches, fence: Fence, grace: Si
         grace,
         live_grants: LiveGrants::default(),
         metrics: parts.metrics,
+        stop,
     }
 }
 
@@ -223,12 +259,32 @@ enum Error {
     Deposed,
 }
 
-/// Runs one visit with what is remembered of its binding, if this process is the leader and as long as it is. A panic would
-/// otherwise end the whole controller with the one binding that caused it.
-async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let Some(owner) = owner(&binding) else { return Ok(Action::await_change()) };
-    let Some(pass) = ctx.fence.pass() else { return Ok(Action::requeue(RECHECK.unsigned_abs())) };
+/// Makes a visit, and notes when the next one is due.
+async fn visit(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Action, Infallible> {
+    let uid = binding.metadata.uid.clone().unwrap_or_default();
+    let pause = guarded(binding, ctx.clone()).await;
+    let next = pause.as_ref().map_or(Some(AFTER_ERROR), |pause| *pause);
+    ctx.schedule.visited(&uid, next);
+    Ok(next.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Runs one visit when it is its turn, with what is remembered of its binding, if this process is the leader and as long as it is. A
+/// panic would otherwise end the whole controller with the one binding that caused it.
+async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Option<Duration>, Error> {
+    let Some(owner) = owner(&binding) else { return Ok(None) };
+    let Some(rank) = rank(&ctx, &binding, &owner) else {
+        return Ok(Some(RECHECK.unsigned_abs()));
+    };
+    drop(binding); // thousands may wait
+    let turn = ctx.turns.turn(&owner.namespace, rank);
+    let Some(_turn) = ctx.stop.run_until_cancelled(turn).await else { return Ok(None) };
+    let binding = ctx.bindings.get(&owner.namespace, &owner.name);
+    let Some(binding) = binding.filter(|now| now.metadata.uid.as_ref() == Some(&owner.uid)) else {
+        return Ok(None);
+    };
+    let Some(pass) = ctx.fence.pass() else { return Ok(Some(RECHECK.unsigned_abs())) };
     let mut entry = ctx.memory.of(&owner.uid, pass.term());
+    entry.saw_status(binding.status.as_ref().unwrap_or(&IdTokenBindingStatus::default()));
     let visit = AssertUnwindSafe(reconcile(&ctx, &binding, &owner, &mut entry)).catch_unwind();
     let visit = Box::pin(pass.protect(visit)).await;
     if visit.is_some() {
@@ -241,12 +297,19 @@ async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Acti
         .inspect_err(|error| tracing::warn!(namespace, name, %error, "a visit failed; it is tried again"))
 }
 
+/// How urgent a visit is, as far as that can be told without a look at anything else; `None`: it is for another process to make.
+fn rank(ctx: &Context, binding: &IdTokenBinding, owner: &Owner) -> Option<Rank> {
+    let entry = ctx.memory.of(&owner.uid, ctx.fence.pass()?.term());
+    let seen = binding.status.clone().unwrap_or_default();
+    Some(Rank::of(entry.status(&seen).expiration_time, entry.attempts.is_some(), clock::now()))
+}
+
 async fn reconcile(
     ctx: &Context,
     binding: &IdTokenBinding,
     owner: &Owner,
     entry: &mut Entry,
-) -> Result<Action, Error> {
+) -> Result<Option<Duration>, Error> {
     let wanted = validate(binding);
     let outcome = match &wanted {
         Err(problem) => {
@@ -262,10 +325,12 @@ async fn reconcile(
     };
     entry.note_loss(outcome.not_granted_since);
     if let Some(until) = quiet_until(binding, &outcome, entry, ctx.grace, clock::now()) {
-        return Ok(Action::requeue(sleep_until(clock::now(), until).max(SHORTEST)));
+        return Ok(Some(sleep_until(clock::now(), until).max(SHORTEST)));
     }
-    status(ctx, binding, owner, wanted.as_ref().ok(), &outcome, entry).await?;
-    Ok(Action::requeue(wait(&outcome, entry, ctx.grace, clock::now())))
+    if !outcome.put_off {
+        status(ctx, binding, owner, wanted.as_ref().ok(), &outcome, entry).await?;
+    }
+    Ok(Some(wait(&outcome, entry, ctx.grace, clock::now())))
 }
 
 /// The binding as owner; `None` for one that is on its way out.
@@ -305,12 +370,22 @@ fn quiet_until(
     (now < until).then_some(until)
 }
 
-async fn forget_the_gone(ctx: Arc<Context>, bindings: Cache<IdTokenBinding>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(FORGET_EVERY)).await.is_some() {
-        let alive: HashSet<String> = bindings.state().iter().filter_map(|b| b.metadata.uid.clone()).collect();
-        ctx.memory.prune(&alive);
+async fn forget_the_gone(ctx: Arc<Context>, stop: CancellationToken) {
+    let mut minutes = 0_u32;
+    while stop.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
+        ctx.mints.sweep();
+        minutes = (minutes + 1) % FORGET_EVERY_MINUTES;
+        if minutes == 0 {
+            let state = ctx.bindings.state();
+            let alive: HashSet<String> = state.iter().filter_map(|b| b.metadata.uid.clone()).collect();
+            ctx.memory.prune(&alive);
+        }
     }
 }
 
 const SHORTEST: Duration = Duration::from_millis(50);
-const FORGET_EVERY: Duration = Duration::from_secs(600);
+const AFTER_ERROR: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const FORGET_EVERY_MINUTES: u32 = 10;
+/// Visits under way at once. Nearly all wait for Google or for the API server, which answers no faster when more ask.
+const PLACES: NonZeroUsize = NonZeroUsize::new(32).unwrap();

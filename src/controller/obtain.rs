@@ -20,6 +20,39 @@ use crate::{
     verify::{Verifier, claims::Rejected, expect::Expectation},
 };
 
+/// A token that was verified, whichever binding it is for.
+#[derive(Debug)]
+pub struct Obtained {
+    /// The token.
+    pub token: RawToken,
+    /// `iat` and `exp`.
+    pub life: Lifetime,
+    issuer: String,
+    identity: String,
+    token_sha256: String,
+    credential: Option<String>,
+    /// False: the issuer's keys could not be had.
+    pub signature_checked: bool,
+}
+
+impl Obtained {
+    /// What is noted beside it in the Secret of a binding that asks for it by `wanted`.
+    #[must_use]
+    pub fn record(&self, wanted: &Wanted) -> Record {
+        Record {
+            issuer: self.issuer.clone(),
+            identity: Some(self.identity.clone()),
+            life: self.life,
+            spec_hash: wanted.spec_hash.clone(),
+            token_sha256: self.token_sha256.clone(),
+            refresh_handled: wanted.refresh_requested.clone(),
+            credential: self.credential.clone(),
+            granted: Authority::of(wanted),
+            signature_checked: self.signature_checked,
+        }
+    }
+}
+
 /// Asks the source and verifies its answer. `authorise` has the last word before the source is asked with the operator's identity; and
 /// the first, since a refusal to impersonate itself tells who the operator is.
 pub async fn obtain<F>(
@@ -28,7 +61,7 @@ pub async fn obtain<F>(
     wanted: &Wanted,
     credentials: &impl Credentials,
     authorise: impl Fn() -> F + Sync,
-) -> Result<(RawToken, Record), Problem>
+) -> Result<Obtained, Problem>
 where
     F: Future<Output = Result<(), Problem>> + Send,
 {
@@ -48,18 +81,15 @@ where
         .verify(token.expose(), &expected, clock::now())
         .await
         .map_err(|why| rejected(source, &why))?;
-    let record = Record {
-        issuer: checked.verified.issuer,
-        identity: Some(checked.verified.identity),
+    Ok(Obtained {
         life: Lifetime { issued: checked.verified.issued, expires: checked.verified.expires },
-        spec_hash: wanted.spec_hash.clone(),
+        issuer: checked.verified.issuer,
+        identity: checked.verified.identity,
         token_sha256: sha256_hex(token.expose().as_bytes()),
-        refresh_handled: wanted.refresh_requested.clone(),
         credential,
-        granted: Authority::of(wanted),
         signature_checked: checked.signature_checked,
-    };
-    Ok((token, record))
+        token,
+    })
 }
 
 /// The problem of a token that is not the one that was asked for.
@@ -94,6 +124,22 @@ fn rejected(source: &Source, why: &Rejected) -> Problem {
             Problem::slow(Reason::TokenRejected, format!("{label}: {why}; it was not published"))
         }
         why => Problem::transient(Reason::TokenRejected, format!("{label}: {why}; it was not published")),
+    }
+}
+
+#[cfg(test)]
+impl Obtained {
+    /// One that nobody has verified.
+    pub(super) fn untested(text: &str, life: Lifetime) -> Self {
+        Self {
+            token: RawToken::new(text.to_owned()),
+            life,
+            issuer: "https://accounts.google.com".to_owned(),
+            identity: "caller@p.iam.gserviceaccount.com".to_owned(),
+            token_sha256: sha256_hex(text.as_bytes()),
+            credential: None,
+            signature_checked: true,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Obje
 use kube::{Api, Client, Resource as _, api::GetParams, core::PartialObjectMeta};
 use serde_json::json;
 
-use crate::api::FIELD_MANAGER;
+use crate::{api::FIELD_MANAGER, cache::light::Light};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +54,12 @@ pub(super) async fn read(client: &Client, namespace: &str, name: &str) -> Result
 }
 
 /// Creates `secret`: fails with 409 where the name is taken.
-pub(super) async fn create(client: &Client, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
+pub(super) async fn create(client: &Client, secret: &Secret) -> Result<Light<Secret>, Error> {
     write(client, Method::POST, secret).await
 }
 
 /// Replaces the Secret whose `uid` and `resourceVersion` stand in `secret`: fails with 409 where it is another by now.
-pub(super) async fn replace(client: &Client, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
+pub(super) async fn replace(client: &Client, secret: &Secret) -> Result<Light<Secret>, Error> {
     write(client, Method::PUT, secret).await
 }
 
@@ -99,7 +99,7 @@ struct Deleted {
     metadata: Option<ObjectMeta>,
 }
 
-async fn write(client: &Client, method: Method, secret: &Secret) -> Result<PartialObjectMeta<Secret>, Error> {
+async fn write(client: &Client, method: Method, secret: &Secret) -> Result<Light<Secret>, Error> {
     let name = secret.metadata.name.clone().unwrap_or_default();
     let namespace = secret.metadata.namespace.clone().unwrap_or_default();
     let action = if method == Method::POST { "create Secret" } else { "update Secret" };
@@ -114,7 +114,7 @@ async fn write(client: &Client, method: Method, secret: &Secret) -> Result<Parti
             .header(header::CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(kube::Error::HttpError)?;
-        client.request::<PartialObjectMeta<Secret>>(request).await
+        client.request::<Light<Secret>>(request).await
     };
     bounded(action, &namespace, &name, call).await
 }
@@ -143,7 +143,7 @@ fn describe(error: &kube::Error) -> String {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+pub(super) const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 #[cfg(test)]
 mod tests {

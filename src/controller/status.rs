@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use http::header;
 use jiff::Timestamp;
 use kube::{
-    Api, Resource as _,
-    api::{Patch, PatchParams},
+    Resource as _,
     runtime::events::{Event, EventType},
 };
 
-use super::{apply::Outcome, context::Context, memory::Entry};
+use super::{apply::Outcome, context::Context, memory::Entry, secrets::METADATA_ONLY};
 use crate::{
     api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus},
     plan::{
@@ -54,7 +54,7 @@ pub(super) async fn status(
     if !write(ctx, owner, &next).await? {
         return Ok(()); // the binding is gone
     }
-    entry.wrote_status(seen, next.clone(), now);
+    entry.wrote_status(&seen, next.clone(), now);
     if let Some(event) = status::event(&previous, &next, outcome.problem.as_ref()) {
         log(owner, &event);
         announce(ctx, binding, event).await;
@@ -91,10 +91,13 @@ fn report<'a>(
     }
 }
 
+/// The answer to a write, of which nothing is read.
+#[derive(serde::Deserialize)]
+struct Written {}
+
 /// Whether there was still a binding to write to.
 async fn write(ctx: &Context, owner: &Owner, status: &IdTokenBindingStatus) -> Result<bool, Error> {
     let name = || format!("{}/{}", owner.namespace, owner.name);
-    let api = Api::<IdTokenBinding>::namespaced(ctx.client.clone(), &owner.namespace);
     let body = serde_json::json!({
         "apiVersion": IdTokenBinding::api_version(&()),
         "kind": IdTokenBinding::kind(&()),
@@ -102,9 +105,20 @@ async fn write(ctx: &Context, owner: &Owner, status: &IdTokenBindingStatus) -> R
         "metadata": {"name": owner.name, "uid": owner.uid},
         "status": status,
     });
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    let patch = Patch::Apply(&body);
-    let answer = tokio::time::timeout(TIMEOUT, api.patch_status(&owner.name, &params, &patch)).await;
+    let collection = IdTokenBinding::url_path(&(), Some(&owner.namespace));
+    let call = async {
+        let request = http::Request::patch(format!(
+            "{collection}/{}/status?force=true&fieldManager={FIELD_MANAGER}",
+            owner.name
+        ))
+        // The binding would come back whole, three times as large as what was sent.
+        .header(header::ACCEPT, METADATA_ONLY)
+        .header(header::CONTENT_TYPE, "application/apply-patch+yaml")
+        .body(body.to_string().into_bytes())
+        .map_err(kube::Error::HttpError)?;
+        ctx.client.request::<Written>(request).await
+    };
+    let answer = tokio::time::timeout(TIMEOUT, call).await;
     let result = if matches!(answer, Ok(Ok(_))) { "written" } else { "failed" };
     ctx.metrics.status_writes.get_or_create(&Write { result }).inc();
     match answer {

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use futures::{Stream, StreamExt as _, future::ready};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, future::ready};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::{Namespace, Secret, ServiceAccount},
@@ -23,12 +23,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{context::Grants, grants_file::GrantsFile};
+use super::{
+    context::Grants,
+    grants_file::GrantsFile,
+    packed::{Packed, Secrets},
+};
 use crate::{
     api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE, annotations, binding},
     cache::{
         Cache, Parts, Scope, api,
         fill::{Progress, follow},
+        index::Index,
+        light::{LAST_APPLIED, Light},
     },
     plan::grant::selects,
     telemetry::health::Health,
@@ -55,27 +61,24 @@ pub(super) struct Triggers {
 /// What is watched in each namespace, metadata only.
 pub(super) struct Namespaced {
     /// Secrets of our type.
-    pub secrets: Cache<PartialObjectMeta<Secret>>,
+    pub secrets: Secrets,
     /// Secrets that bindings may use as credentials.
-    pub credentials: Cache<PartialObjectMeta<Secret>>,
+    pub credentials: Cache<Light<Secret>>,
     /// `None`: this installation does not serve them as source.
-    pub accounts: Option<Cache<PartialObjectMeta<ServiceAccount>>>,
+    pub accounts: Option<Cache<Light<ServiceAccount>>>,
 }
 
 impl Triggers {
     /// Starts the watches of our Secrets, of Secrets that are credentials, and of ServiceAccounts where these are sources, in
     /// each namespace.
     pub(super) fn namespaced(&self, accounts: bool) -> (Namespaced, Parts<Vec<Progress>>) {
-        let ours = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
-        let owners = |secrets: Vec<PartialObjectMeta<Secret>>| secrets.iter().filter_map(owner_of).collect();
-        let (secrets, filling) = self.watch_each("the watch of Secrets", &ours, owners);
+        let (secrets, filling) = self.secrets();
         let labelled = watcher::Config::default().labels(&format!("{}=true", annotations::CREDENTIAL));
         let all = self.bindings.clone();
-        let (credentials, labelled) = self.watch_each(
-            "the watch of credentials",
-            &labelled,
-            move |secrets: Vec<PartialObjectMeta<Secret>>| users_of(&all, &secrets, secret_names),
-        );
+        let (credentials, labelled) =
+            self.watch_each("the watch of credentials", &labelled, move |secrets: Vec<Light<Secret>>| {
+                users_of(&all, &secrets, secret_names)
+            });
         let filling = filling.zip(labelled).map(|(ours, labelled)| vec![ours, labelled]);
         if !accounts {
             return (Namespaced { secrets, credentials, accounts: None }, filling);
@@ -84,7 +87,7 @@ impl Triggers {
         let (accounts, listed) = self.watch_each(
             "the watch of ServiceAccounts",
             &every,
-            move |accounts: Vec<PartialObjectMeta<ServiceAccount>>| users_of(&all, &accounts, account_names),
+            move |accounts: Vec<Light<ServiceAccount>>| users_of(&all, &accounts, account_names),
         );
         let filling = filling.zip(listed).map(|(mut all, listed)| {
             all.push(listed);
@@ -93,13 +96,31 @@ impl Triggers {
         (Namespaced { secrets, credentials, accounts: Some(accounts) }, filling)
     }
 
+    /// Starts the watch of our Secrets in each namespace.
+    fn secrets(&self) -> (Secrets, Parts<Progress>) {
+        let name = "the watch of Secrets";
+        let ours = watcher::Config::default().fields(&format!("type={SECRET_TYPE}")).page_size(PAGE);
+        let parts = self.scope.each(|namespace| {
+            let index = Index::default();
+            let mut write = index.writer(Packed::of);
+            let events = watcher(api::<Light<Secret>>(&self.client, namespace), ours.clone());
+            let events = events.default_backoff().inspect_ok(move |event| write(event));
+            let (events, progress) = follow(events, name, namespace, &self.refused);
+            let owners = |secrets: Vec<_>| secrets.iter().filter_map(owner_of).collect();
+            self.forward(name, touched(events).filter_map(|secret| ready(secret.transpose())), owners);
+            (index, progress)
+        });
+        let (indices, progress) = parts.unzip();
+        (Secrets::of(indices), progress)
+    }
+
     /// Starts a watch of metadata in each namespace.
     fn watch_each<K>(
         &self,
         name: &'static str,
         config: &watcher::Config,
-        concerned: impl Fn(Vec<PartialObjectMeta<K>>) -> Vec<ObjectRef<IdTokenBinding>> + Clone + Send + 'static,
-    ) -> (Cache<PartialObjectMeta<K>>, Parts<Progress>)
+        concerned: impl Fn(Vec<Light<K>>) -> Vec<ObjectRef<IdTokenBinding>> + Clone + Send + 'static,
+    ) -> (Cache<Light<K>>, Parts<Progress>)
     where
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -178,7 +199,7 @@ impl Triggers {
         let (store, writer) = store();
         // Half of an object, and asked for by nobody here.
         let events = watcher(api, config).default_backoff().modify(|object| {
-            object.managed_fields_mut().clear();
+            object.meta_mut().managed_fields = None;
             object.annotations_mut().remove(LAST_APPLIED);
         });
         let events = reflector(writer, events);
@@ -277,12 +298,10 @@ fn labels_of(namespaces: &[Arc<PartialObjectMeta<Namespace>>]) -> BTreeMap<Strin
 /// Bindings whose source names one of `objects` of their namespace.
 fn users_of<K>(
     bindings: &Cache<IdTokenBinding>,
-    objects: &[PartialObjectMeta<K>],
+    objects: &[Light<K>],
     names: fn(&binding::Source) -> Vec<&str>,
 ) -> Vec<ObjectRef<IdTokenBinding>> {
-    let of = |object: &'_ PartialObjectMeta<K>| {
-        Some((object.metadata.namespace.clone()?, object.metadata.name.clone()?))
-    };
+    let of = |object: &'_ Light<K>| Some((object.metadata.namespace.clone()?, object.metadata.name.clone()?));
     let touched: HashSet<(String, String)> = objects.iter().filter_map(of).collect();
     let uses = |b: &IdTokenBinding| {
         let namespace = b.metadata.namespace.as_deref().unwrap_or_default();
@@ -303,7 +322,7 @@ fn account_names(source: &binding::Source) -> Vec<&str> {
     source.kubernetes_service_account.iter().map(|account| account.name.as_str()).collect()
 }
 
-fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBinding>> {
+fn owner_of(secret: &Light<Secret>) -> Option<ObjectRef<IdTokenBinding>> {
     let owners = secret.metadata.owner_references.iter().flatten();
     let owner = owners.into_iter().find(|o| o.controller == Some(true) && o.kind == "IdTokenBinding")?;
     Some(ObjectRef::new(&owner.name).within(secret.metadata.namespace.as_deref()?))
@@ -311,8 +330,8 @@ fn owner_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<IdTokenBindi
 
 /// Objects that are matched with bindings together.
 const AT_ONCE: usize = 1024;
-/// Holds whole objects, and so the data of Secrets that were applied by kubectl.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Objects that a list brings at once: each page is in memory whole before it is made smaller.
+pub(super) const PAGE: u32 = 100;
 
 #[cfg(test)]
 mod tests {

@@ -158,7 +158,7 @@ fn plan(wanted: &Wanted, facts: &Facts, now: Timestamp) -> Decision {
     let key = attempt_key(wanted, facts.credential.as_deref());
     if let Some(record) = facts.secret.current(&wanted.spec_hash, now) {
         let planned = refresh_at(record.life, wanted.refresh_percent, &facts.uid);
-        let up_to_date = is_handled(wanted, record) && record.credential == facts.credential;
+        let up_to_date = is_handled(wanted, Some(record)) && record.credential == facts.credential;
         if now < planned && up_to_date && facts.secret.carries(&wanted.secret) {
             return Decision::Keep { next: planned };
         }
@@ -273,8 +273,11 @@ pub fn is_worth_writing(current: Option<&Record>, minted: &Record, carries: bool
     })
 }
 
-fn is_handled(wanted: &Wanted, record: &Record) -> bool {
-    wanted.refresh_requested.is_none() || wanted.refresh_requested == record.refresh_handled
+/// Whether `record` answers the forced refresh that was asked for, if one was.
+#[must_use]
+pub fn is_handled(wanted: &Wanted, record: Option<&Record>) -> bool {
+    wanted.refresh_requested.is_none()
+        || record.is_some_and(|record| wanted.refresh_requested == record.refresh_handled)
 }
 
 fn fought_over(name: &str, until: Timestamp) -> Problem {

@@ -75,6 +75,7 @@ pub fn fulfil(
     let Some(request) = request else {
         return Ok(Injection { patch: Vec::new(), warnings: bounded(warnings) });
     };
+    request::whole(pod)?;
     let Some(spec) = pod.spec() else {
         return Ok(Injection::default()); // The API server has its own words for a pod without a spec.
     };

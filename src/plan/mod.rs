@@ -14,10 +14,13 @@ pub mod inject;
 pub mod lease;
 pub mod manifest;
 pub mod names;
+pub mod pace;
+pub mod principal;
 pub mod refresh;
 pub mod secret;
 pub mod source;
 pub mod status;
+pub mod turns;
 pub mod uninjected;
 pub mod validate;
 
@@ -87,6 +90,12 @@ pub struct Pause {
 }
 
 impl Pause {
+    /// Of something that needs no key.
+    #[must_use]
+    pub fn until(until: Timestamp, now: Timestamp) -> Self {
+        Self { key: String::new(), noted_at: now, until }
+    }
+
     /// Whether it still holds back what has `key`.
     #[must_use]
     pub fn holds(&self, key: &str, now: Timestamp) -> bool {

@@ -71,6 +71,13 @@ pub fn retry_at(now: Timestamp, retry: Retry, failures: u32, uid: &str) -> Optio
     Some(plus_millis(now, backoff.max(i128::from(at_least) * 1000) + jitter))
 }
 
+/// A part of `range` that depends on `uid` alone, so that many who wait for the same thing do not come at once.
+#[must_use]
+pub fn spread(uid: &str, range: SignedDuration) -> SignedDuration {
+    let millis = range.as_millis() * i128::from(fraction(uid, 2)) / i128::from(FRACTION);
+    SignedDuration::from_millis(i64::try_from(millis).unwrap_or_default())
+}
+
 /// How long to sleep until `at`: never negative, never longer than [`RECHECK`].
 #[must_use]
 pub fn sleep_until(now: Timestamp, at: Timestamp) -> std::time::Duration {

@@ -139,7 +139,8 @@ pub fn stalls_at(since: Option<Timestamp>, problem: &Problem, now: Timestamp) ->
     (problem.reason.stalls() == Some(Stall::AfterTenMinutes) && at > now).then_some(at)
 }
 
-/// The event for the step from `previous` to `next`: one when the outcome changed, none for a refresh like the last.
+/// The event for the step from `previous` to `next`: one when the outcome changed, none for a refresh like the last or for a first token
+/// that met no trouble.
 #[must_use]
 pub fn event(
     previous: &IdTokenBindingStatus,
@@ -156,6 +157,8 @@ pub fn event(
     if let Some(problem) = problem {
         return Some(Event { is_warning: true, reason: problem.reason, note: problem.message.clone() });
     }
+    // A first token without any trouble is what everybody expects, and thousands of them would be as many writes.
+    find(&previous.conditions, "Ready").filter(|c| c.status != "Unknown")?;
     let ready = find(&next.conditions, "Ready").filter(|c| c.status == "True" && c.reason == "TokenFresh")?;
     Some(Event { is_warning: false, reason: Reason::TokenFresh, note: ready.message.clone() })
 }

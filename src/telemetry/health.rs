@@ -3,10 +3,10 @@
 //! - *Started* and *ready* wait for [`Condition`]s, each of which is met once and stays met. So that an outage of the API server
 //!   or of Google, which no restart heals, takes nobody out of service.
 //! - *Alive* looks at the tasks without which the process is of no use ([`Health::vital`]): one that has ended or panicked,
-//!   or is no longer polled, is healed by a restart alone.
+//!   or is no longer polled, is healed by a restart alone. So is work that stands still although its task lives ([`Health::stalled`]).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -55,6 +55,8 @@ pub struct Health(Arc<State>);
 struct State {
     awaited: Mutex<BTreeSet<Condition>>,
     tasks: Mutex<Vec<Task>>,
+    /// What stands still although its tasks live, and for how long.
+    stalled: Mutex<BTreeMap<&'static str, Duration>>,
     stop: CancellationToken,
 }
 
@@ -71,7 +73,7 @@ impl Health {
     #[must_use]
     pub fn awaiting(conditions: &[Condition], stop: CancellationToken) -> Self {
         let awaited = Mutex::new(conditions.iter().copied().collect());
-        Self(Arc::new(State { awaited, tasks: Mutex::default(), stop }))
+        Self(Arc::new(State { awaited, tasks: Mutex::default(), stalled: Mutex::default(), stop }))
     }
 
     /// Notes that `condition` is met, for good.
@@ -114,8 +116,25 @@ impl Health {
     /// Whether all vital tasks go on at `now`.
     pub fn alive(&self, now: Instant) -> Result<(), String> {
         let tasks = lock(&self.0.tasks);
-        let dead: Vec<_> = tasks.iter().filter_map(|task| task.complaint(now)).collect();
+        let mut dead: Vec<_> = tasks.iter().filter_map(|task| task.complaint(now)).collect();
+        let stalled = lock(&self.0.stalled);
+        dead.extend(
+            stalled.iter().map(|(name, time)| format!("{name} has stood still for {} s", time.as_secs())),
+        );
         if dead.is_empty() { Ok(()) } else { Err(dead.join("; ")) }
+    }
+
+    /// Notes how long `name` has stood still although its task lives; `None`: it goes on.
+    pub fn stalled(&self, name: &'static str, time: Option<Duration>) {
+        let mut stalled = lock(&self.0.stalled);
+        match time {
+            Some(time) => {
+                if stalled.insert(name, time).is_none() {
+                    tracing::error!(what = name, "stands still; /healthz says so from now on");
+                }
+            }
+            None => _ = stalled.remove(name),
+        }
     }
 
     fn all_met(&self, which: impl Fn(Condition) -> bool) -> Result<(), String> {
@@ -194,6 +213,17 @@ mod tests {
     fn health(conditions: &[Condition]) -> (Health, CancellationToken) {
         let stop = CancellationToken::new();
         (Health::awaiting(conditions, stop.clone()), stop)
+    }
+
+    #[test]
+    fn what_stands_still_is_named_until_it_goes_on() {
+        let (health, _) = health(&[]);
+        health.stalled("the queue", Some(Duration::from_secs(300)));
+        health.stalled("the queue", Some(Duration::from_secs(315)));
+        let now = Instant::now();
+        assert_eq!(health.alive(now), Err("the queue has stood still for 315 s".to_owned()));
+        health.stalled("the queue", None);
+        assert_eq!(health.alive(now), Ok(()));
     }
 
     #[test]

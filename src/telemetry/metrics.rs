@@ -14,6 +14,12 @@ pub struct Metrics {
     registry: std::sync::Arc<Registry>,
     /// Requests for tokens to Google, by source and result.
     pub token_requests: Family<TokenRequest, Counter>,
+    /// Tokens that bindings got without a request of their own, since another one needs the same.
+    pub tokens_shared: Counter,
+    /// Visits of bindings that wait for their turn.
+    pub waiting_visits: Gauge,
+    /// How long the visit that is most overdue has been due.
+    pub schedule_lag_seconds: Gauge,
     /// Writes of Secrets, by result.
     pub secret_writes: Family<Write, Counter>,
     /// Writes of binding statuses, by result.
@@ -70,10 +76,23 @@ impl Metrics {
         let build = Family::<Vec<(String, String)>, Gauge>::default();
         build.get_or_create(&vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]).set(1);
         let token_requests = Family::default();
+        let (tokens_shared, waiting_visits) = (Counter::default(), Gauge::default());
         let secret_writes = Family::default();
         let status_writes = Family::default();
         registry.register("build_info", "Version of the operator; always 1", build);
         registry.register("token_requests", "Requests for tokens to Google", token_requests.clone());
+        registry.register(
+            "tokens_shared",
+            "Tokens that bindings got without a request of their own, since another one needs the same",
+            tokens_shared.clone(),
+        );
+        let schedule_lag_seconds = Gauge::default();
+        registry.register(
+            "schedule_lag_seconds",
+            "How long the visit that is most overdue has been due, as of the last look every 15 s",
+            schedule_lag_seconds.clone(),
+        );
+        registry.register("waiting_visits", "Bindings that wait for their turn", waiting_visits.clone());
         registry.register("secret_writes", "Writes of Secrets", secret_writes.clone());
         registry.register("status_writes", "Writes of binding statuses", status_writes.clone());
         let refused_watches = Gauge::default();
@@ -93,6 +112,9 @@ impl Metrics {
         Self {
             registry,
             token_requests,
+            tokens_shared,
+            waiting_visits,
+            schedule_lag_seconds,
             secret_writes,
             status_writes,
             leader,

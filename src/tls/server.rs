@@ -1,11 +1,14 @@
 //! The accept loop: TLS, HTTP/2 and HTTP/1.1, with a bound on everything that a client could drag out.
-use std::{io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::Router;
+use http::{Request, Response};
+use hyper::{
+    body::{Body, Incoming},
+    service::Service,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown, graceful::Watcher},
-    service::TowerToHyperService,
 };
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use rustls::ServerConfig;
@@ -65,14 +68,18 @@ impl Counters {
 
 /// Serves `app` on `listener` until `cancel`; then lets running requests end within the drain period. Whoever keeps a connection
 /// is told to take another one: by GOAWAY over HTTP/2, by `Connection: close` over HTTP/1.1.
-pub async fn serve(
+pub async fn serve<S, B>(
     listener: TcpListener,
     config: Arc<ServerConfig>,
-    app: Router,
+    app: S,
     limits: Limits,
     counters: Counters,
     cancel: CancellationToken,
-) {
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(limits.connections));
     let server = Arc::new(Server { acceptor: TlsAcceptor::from(config), app, limits, counters });
@@ -98,23 +105,27 @@ pub async fn serve(
     }
 }
 
-struct Server {
+struct Server<S> {
     acceptor: TlsAcceptor,
-    app: Router,
+    app: S,
     limits: Limits,
     counters: Counters,
 }
 
-impl Server {
+impl<S, B> Server<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
     async fn connection(&self, tcp: TcpStream, watcher: Watcher) {
         // Admission is one small request and one small answer: nothing to gain by waiting for more.
         let _ = tcp.set_nodelay(true);
         let peer = tcp.peer_addr().ok();
         match self.handshake(tcp).await {
             Ok(tls) => {
-                let service = TowerToHyperService::new(self.app.clone());
                 let builder = self.protocol(&tls);
-                let connection = builder.serve_connection(TokioIo::new(tls), service).into_owned();
+                let connection = builder.serve_connection(TokioIo::new(tls), self.app.clone()).into_owned();
                 if let Err(error) = watcher.watch(connection).await {
                     tracing::debug!(?peer, %error, "connection ended");
                 }

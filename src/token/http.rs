@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::HttpsConnector;
@@ -20,7 +21,7 @@ use super::endpoints::{encode, without_query};
 /// The client. Cloning shares its connections, and the bound on how many calls are under way.
 #[derive(Clone)]
 pub struct Http {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    transport: Arc<dyn Transport>,
     in_flight: Arc<Semaphore>,
 }
 
@@ -28,6 +29,15 @@ pub struct Http {
 pub struct Turn<'a> {
     http: &'a Http,
     _permit: Option<SemaphorePermit<'a>>,
+}
+
+/// Carries requests: over sockets, or, in a simulation, to a model of the servers in this process.
+pub trait Transport: Send + Sync {
+    /// Answers `request`, or doesn't. Time-outs are the caller's.
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'static, Result<http::Response<Bytes>, CallError>>;
 }
 
 /// A request to be sent.
@@ -93,7 +103,13 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(60))
             .http2_keep_alive_interval(Some(Duration::from_secs(20)))
             .build(https);
-        Ok(Self { client, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) })
+        Ok(Self::over(Arc::new(Sockets(client))))
+    }
+
+    /// Sends everything by `transport`.
+    #[must_use]
+    pub fn over(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)) }
     }
 
     /// Sends `request` when it is its turn, and reads the whole answer. Redirects are not followed.
@@ -108,23 +124,13 @@ impl Http {
 
     async fn exchange(&self, request: Request) -> Result<Reply, CallError> {
         let Request { method, uri, headers, body, .. } = request;
-        let mut message = http::Request::new(Full::new(Bytes::from_owner(body)));
+        let mut message = http::Request::new(Bytes::from_owner(body));
         *message.method_mut() = method;
         *message.uri_mut() = uri;
         *message.headers_mut() = headers;
         message.headers_mut().insert(header::USER_AGENT, USER_AGENT);
-        let answer = self.client.request(message).await.map_err(|e| {
-            if e.is_connect() { CallError::Connect(root_cause(&e)) } else { CallError::Broken }
-        })?;
-        let (parts, body) = answer.into_parts();
-        let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|e| {
-            if e.is::<http_body_util::LengthLimitError>() { CallError::TooLarge } else { CallError::Broken }
-        })?;
-        Ok(Reply {
-            status: parts.status,
-            headers: parts.headers,
-            body: Zeroizing::new(body.to_bytes().to_vec()),
-        })
+        let (parts, body) = self.transport.send(message).await?.into_parts();
+        Ok(Reply { status: parts.status, headers: parts.headers, body: Zeroizing::new(body.to_vec()) })
     }
 }
 
@@ -232,6 +238,31 @@ impl fmt::Debug for Reply {
     }
 }
 
+struct Sockets(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+impl Transport for Sockets {
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'static, Result<http::Response<Bytes>, CallError>> {
+        let call = self.0.request(request.map(Full::new));
+        Box::pin(async move {
+            let answer = call.await.map_err(|e| {
+                if e.is_connect() { CallError::Connect(root_cause(&e)) } else { CallError::Broken }
+            })?;
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|e| {
+                if e.is::<http_body_util::LengthLimitError>() {
+                    CallError::TooLarge
+                } else {
+                    CallError::Broken
+                }
+            })?;
+            Ok(http::Response::from_parts(parts, body.to_bytes()))
+        })
+    }
+}
+
 /// The innermost error: "Connection refused" rather than "client error (Connect)".
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -247,7 +278,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// IAM Credentials' own clients allow 10 s an attempt.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Calls under way at once. Google's quota is by the minute; this bounds connections and memory. Only calls count, which are all
-/// bounded in time: who waits for anything else, a Secret or somebody else's answer, holds up nobody.
+/// bounded in time: who waits for anything else, a Secret or somebody else's answer, holds up nobody, but for
+/// a last look at the grants, which mostly is one at what watches have brought.
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_BODY_BYTES: usize = 256 * 1024;
 const USUAL_BODY_BYTES: usize = 4096;

@@ -39,6 +39,8 @@ impl Metadata {
     {
         // `full`, since the short form has been seen without the e-mail address.
         let path = format!("{ACCOUNT}/identity?audience={}&format=full", encode(audience));
+        // First without keeping others from their turn: it may take a look at the API server, which is then fresh.
+        authorise().await?;
         let turn = self.http.turn().await;
         authorise().await?;
         let reply = accepted("identity", self.send(turn, "identity", &path).await?)?;

@@ -16,7 +16,8 @@ use crate::plan::inject::BindingFacts;
 
 /// Answers for bindings by name.
 pub trait BindingLookup: Send + Sync + 'static {
-    /// Looks for the binding `name` of `namespace`.
+    /// Looks for the binding `name` of `namespace`. Answers within some seconds, whatever becomes of what it asks itself: the API
+    /// server waits for it.
     fn find(&self, namespace: &str, name: &str) -> impl Future<Output = Lookup> + Send;
 }
 

@@ -4,9 +4,11 @@ pub mod lookup;
 pub mod mutate;
 pub mod registration;
 pub mod review;
+mod room;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc};
 
+use hyper::service::service_fn;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
@@ -110,7 +112,11 @@ pub async fn run<L: BindingLookup>(
         filled.met(Condition::CachesFilled);
     }));
 
-    let app = mutate::router(lookup, metrics.outcomes, crate::clock::now);
+    let webhook = mutate::Webhook::new(lookup, metrics.outcomes, crate::clock::now);
+    let app = service_fn(move |request| {
+        let webhook = webhook.clone();
+        async move { Ok::<_, Infallible>(webhook.respond(request).await) }
+    });
     let accept = server::serve(listener, config, app, limits, metrics.server, cancel);
     health.vital("the accept loop", accept).await;
     tasks.close();

@@ -1,34 +1,27 @@
 //! `POST /mutate`: asks the lookup, then [`plan::inject`](crate::plan::inject), and answers.
-use std::{collections::HashMap, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
 
-use axum::{
-    Router,
-    body::{Body, Bytes, HttpBody as _},
-    extract::{self, State},
-    http::StatusCode,
-    response::{IntoResponse, Response},
-    routing::post,
-};
+use bytes::Bytes;
 use futures::{FutureExt as _, future::join_all, poll};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http::{Method, Request as HttpRequest, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Body;
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     lookup::{BindingLookup, Lookup},
     review::{self, Answer, Request},
+    room::{Read, Room, Unread},
 };
 use crate::plan::inject::{self, BindingFacts, Injection, Pod, Refusal};
 
-/// How reviews ended: `injected`, `unchanged`, `refused`, `unavailable`, `malformed` or `failed`.
+/// How reviews ended: `injected`, `unchanged`, `refused`, `unavailable`, `malformed`, `unread` or `failed`.
 #[derive(Debug, Clone, Default)]
 pub struct Outcomes(Family<Outcome, Counter>);
 
@@ -53,57 +46,20 @@ impl Outcomes {
     }
 }
 
-/// The webhook's HTTP interface. `now` is the wall clock.
-pub fn router<L: BindingLookup>(lookup: Arc<L>, outcomes: Outcomes, now: fn() -> Timestamp) -> Router {
-    let webhook = Webhook { lookup, outcomes, now, room: Room::default() };
-    Router::new().route("/mutate", post(mutate::<L>)).with_state(Arc::new(webhook))
-}
+/// The webhook's HTTP interface. Cloning shares it.
+pub struct Webhook<L>(Arc<Parts<L>>);
 
-struct Webhook<L> {
+struct Parts<L> {
     lookup: Arc<L>,
     outcomes: Outcomes,
     now: fn() -> Timestamp,
     room: Room,
 }
 
-/// How many bytes of bodies may be in memory at the same time.
-struct Room {
-    small: Semaphore,
-    large: Semaphore,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Self { small: Semaphore::new(SMALL_ROOM), large: Semaphore::new(LARGE_ROOM) }
+impl<L> Clone for Webhook<L> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
-}
-
-impl Room {
-    /// Waits until there is room for a body of at most so many bytes. Small ones, which nearly all are, never wait for large ones.
-    async fn enter(&self, most: Option<u64>) -> Option<SemaphorePermit<'_>> {
-        let most = most.and_then(|length| length.try_into().ok());
-        let length = most.map_or(BODY, |length: u32| length.min(BODY));
-        let semaphore = if length <= SMALL { &self.small } else { &self.large };
-        semaphore.acquire_many(length).await.ok()
-    }
-}
-
-/// Ends what takes too long, above all a body that comes in drops. (Not layers of axum's: each of them takes memory for each request.)
-async fn mutate<L: BindingLookup>(
-    State(webhook): State<Arc<Webhook<L>>>,
-    request: extract::Request,
-) -> Response {
-    let answer = timeout(WHOLE, webhook.serve(request.into_body())).await;
-    answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
-}
-
-async fn read(body: Body) -> Result<Bytes, (StatusCode, String)> {
-    let whole = Limited::new(body, BODY as usize).collect().await.map_err(|error| {
-        let is_too_long = error.is::<LengthLimitError>();
-        let status = if is_too_long { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-        (status, error.to_string())
-    });
-    Ok(whole?.to_bytes())
 }
 
 /// Why a pod is not allowed.
@@ -112,6 +68,8 @@ enum NotAllowed {
     Refused(Refusal),
     /// Whether there is the binding of that name can't be told.
     NotNow(String),
+    /// Too many pods wait for bindings that are not known.
+    Busy,
 }
 
 impl From<Refusal> for NotAllowed {
@@ -121,39 +79,80 @@ impl From<Refusal> for NotAllowed {
 }
 
 impl<L: BindingLookup> Webhook<L> {
-    /// A panic is answered like any failure of ours, so that the registration's failurePolicy decides, and nobody else who is served over
-    /// the same connection is harmed.
-    async fn serve(&self, body: Body) -> Response {
-        let _permits = self.room.enter(body.size_hint().upper()).await;
-        let body = match read(body).await {
-            Ok(body) => body,
-            Err(failure) => return failure.into_response(),
-        };
-        let reviewed = AssertUnwindSafe(self.review(&body)).catch_unwind().await;
-        reviewed.map_or_else(|_| self.failed().into_response(), IntoResponse::into_response)
+    /// `now` is the wall clock.
+    pub fn new(lookup: Arc<L>, outcomes: Outcomes, now: fn() -> Timestamp) -> Self {
+        Self(Arc::new(Parts { lookup, outcomes, now, room: Room::default() }))
     }
 
-    fn failed(&self) -> (StatusCode, &'static str) {
+    /// Answers a request. (There is one path; a router would cost each of them more than it brings.) What takes too long is ended where
+    /// it waits: for a body where it is read, for a binding by the lookup.
+    pub async fn respond<B>(&self, request: HttpRequest<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        match (request.uri().path(), request.method()) {
+            (PATH, &Method::POST) => self.0.serve(request.into_body()).await,
+            (PATH, _) => plain(StatusCode::METHOD_NOT_ALLOWED, "reviews are sent by POST"),
+            _ => plain(StatusCode::NOT_FOUND, "reviews are sent to /mutate"),
+        }
+    }
+}
+
+impl<L: BindingLookup> Parts<L> {
+    /// A panic is answered like any failure of ours, so that the registration's failurePolicy decides, and nobody else who is served over
+    /// the same connection is harmed.
+    async fn serve<B>(&self, body: B) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let Read { text, mut permit } = match self.room.read(body).await {
+            Ok(read) => read,
+            Err(unread) => return self.unread(unread),
+        };
+        let reviewed = AssertUnwindSafe(self.review(&text, &mut permit)).catch_unwind().await;
+        match reviewed.unwrap_or_else(|_| Err(self.failed())) {
+            Ok(answer) => answer.into_response(),
+            Err((status, words)) => plain(status, words),
+        }
+    }
+
+    fn unread(&self, unread: Unread) -> Response<Full<Bytes>> {
+        self.outcomes.add("unread");
+        tracing::warn!(?unread, "a review was not read");
+        let (status, words) = unread.told();
+        plain(status, words)
+    }
+
+    fn failed(&self) -> (StatusCode, String) {
         self.outcomes.add("failed");
         tracing::error!("a review panicked; the pod was not decided on");
-        (StatusCode::INTERNAL_SERVER_ERROR, "a bug in idtoken-operator: see the webhook's log")
+        (StatusCode::INTERNAL_SERVER_ERROR, "a bug in idtoken-operator: see the webhook's log".to_owned())
     }
 
     /// Nothing but the answer comes of it, so a dry run is a run like any other.
-    async fn review(&self, body: &[u8]) -> Result<Answer, (StatusCode, String)> {
+    async fn review(
+        &self,
+        body: &[u8],
+        permit: &mut Option<SemaphorePermit<'_>>,
+    ) -> Result<Answer, (StatusCode, String)> {
         let mut request = Request::parse(body).map_err(|error| {
             self.outcomes.add("malformed");
             (StatusCode::BAD_REQUEST, error.to_string())
         })?;
         let decided = if request.creates_pod() {
-            self.decide(&mut request, body).await
+            self.decide(&mut request, body, permit).await
         } else {
             Ok(Injection::default())
         };
         self.answer(&request, decided)
     }
 
-    async fn decide<'b>(&self, request: &mut Request<'b>, body: &'b [u8]) -> Result<Injection, NotAllowed> {
+    async fn decide<'b>(
+        &self,
+        request: &mut Request<'b>,
+        body: &'b [u8],
+        permit: &mut Option<SemaphorePermit<'_>>,
+    ) -> Result<Injection, NotAllowed> {
         let Request { namespace, object: pod, .. } = request;
         let asked = inject::request(pod)?;
         let names = asked.as_ref().map_or(&[][..], |asked| &asked.bindings);
@@ -163,28 +162,31 @@ impl<L: BindingLookup> Webhook<L> {
             Poll::Pending => {
                 // What waits has its body alone: what was read of it can be many times as large.
                 *pod = Pod::default();
+                // And it waits elsewhere: those whose bindings are known need not wait for it.
+                permit.take();
+                let _wait = self.room.wait(namespace, body.len()).ok_or(NotAllowed::Busy)?;
                 let bindings = bindings.await?;
                 *pod = Request::parse(body).map(|request| request.object).unwrap_or_default();
                 bindings
             }
         };
-        Ok(inject::fulfil(pod, asked.as_ref(), &|name| bindings.get(name).cloned(), (self.now)())?)
+        let known = |name: &str| bindings.iter().find(|(of, _)| *of == name)?.1.clone();
+        Ok(inject::fulfil(pod, asked.as_ref(), &known, (self.now)())?)
     }
 
-    /// The bindings of those names that there are. Where nobody can say whether there is one, the pod has to be sent again: a
+    /// What there is of each of those names. Where nobody can say whether there is one, the pod has to be sent again: a
     /// pod's volumes can't be mended later.
     async fn bindings<'n>(
         &self,
         namespace: &str,
         names: &'n [String],
-    ) -> Result<HashMap<&'n str, BindingFacts>, NotAllowed> {
+    ) -> Result<Vec<(&'n str, Option<BindingFacts>)>, NotAllowed> {
         let find = async |name: &'n String| match self.lookup.find(namespace, name).await {
-            Lookup::Found(facts) => Ok(Some((name.as_str(), facts))),
-            Lookup::Missing => Ok(None),
+            Lookup::Found(facts) => Ok((name.as_str(), Some(facts))),
+            Lookup::Missing => Ok((name.as_str(), None)),
             Lookup::Unavailable => Err(NotAllowed::NotNow(name.clone())),
         };
-        let found: Result<Vec<_>, _> = join_all(names.iter().map(find)).await.into_iter().collect();
-        Ok(found?.into_iter().flatten().collect())
+        join_all(names.iter().map(find)).await.into_iter().collect()
     }
 
     /// The error is no decision on the pod, but the lack of one: the registration's failurePolicy says what becomes of it.
@@ -213,6 +215,17 @@ impl<L: BindingLookup> Webhook<L> {
                 let message = format!("IdTokenBinding {binding} can't be read at the moment; try again");
                 Err((StatusCode::SERVICE_UNAVAILABLE, message))
             }
+            Err(NotAllowed::Busy) => {
+                self.outcomes.add("unavailable");
+                tracing::warn!(
+                    uid,
+                    namespace,
+                    name,
+                    "pod not decided on: too many wait for bindings that are not known"
+                );
+                let message = "too many pods wait for bindings that are not known; try again".to_owned();
+                Err((StatusCode::SERVICE_UNAVAILABLE, message))
+            }
             Err(NotAllowed::Refused(refusal)) => {
                 self.outcomes.add("refused");
                 tracing::info!(uid, namespace, name, %refusal, "pod refused");
@@ -222,24 +235,22 @@ impl<L: BindingLookup> Webhook<L> {
     }
 }
 
+/// An answer that is no review.
+fn plain(status: StatusCode, words: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(words.into()));
+    *response.status_mut() = status;
+    response
+}
+
+const PATH: &str = "/mutate";
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     result: &'static str,
 }
 
-const RESULTS: [&str; 6] = ["injected", "unchanged", "refused", "unavailable", "malformed", "failed"];
-
-/// The most that the API server is told to wait (the chart's `webhook.timeoutSeconds`), and twice the default.
-const WHOLE: Duration = Duration::from_secs(10);
-
-/// What the API server itself accepts from a client.
-const BODY: u32 = 3 * 1024 * 1024;
-/// A body that is no larger is small; those of most pods have some kilobytes.
-const SMALL: u32 = 64 * 1024;
-/// Bytes of small bodies at the same time.
-const SMALL_ROOM: usize = 4 * 1024 * 1024;
-/// Bytes of large ones: one of the largest at least.
-const LARGE_ROOM: usize = 4 * 1024 * 1024;
+const RESULTS: [&str; 7] =
+    ["injected", "unchanged", "refused", "unavailable", "malformed", "unread", "failed"];
 
 #[cfg(test)]
 mod tests;

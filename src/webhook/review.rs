@@ -3,12 +3,11 @@
 //! Not kube's types: those write the patch as an array of numbers, and read the object into fields that they know.
 use std::borrow::Cow;
 
-use axum::{
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::IntoResponse,
-};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use serde::{Deserialize, Serialize, de};
+use bytes::Bytes;
+use http::{HeaderValue, Response as HttpResponse, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use serde::{Deserialize, Serialize, de, ser};
 
 use crate::plan::inject::{Injection, PatchOp, Pod};
 
@@ -150,29 +149,37 @@ impl Response {
     }
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> axum::response::Response {
-        match self.text() {
-            Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        }
-    }
-}
-
 impl Answer {
+    /// The body of an answer by HTTP.
+    #[must_use]
+    pub fn into_response(self) -> HttpResponse<Full<Bytes>> {
+        let (status, text) = match self.text() {
+            Ok(text) => (StatusCode::OK, text),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string().into()),
+        };
+        let mut response = HttpResponse::new(Full::new(text.into()));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
     /// The patch is most of it: it is written last, as a field of Go's type `[]byte` is, with nothing in it to escape.
-    fn text(&self) -> serde_json::Result<String> {
-        let mut text = serde_json::to_string(self)?;
-        if !self.response.patch.is_empty() {
-            let mut patch = Vec::with_capacity(TYPICAL);
-            serde_json::to_writer(&mut patch, &self.response.patch)?;
-            text.truncate(text.len() - END.len());
-            text.reserve(patch.len().div_ceil(3) * 4 + PATCH.len() + 1 + END.len());
-            text.push_str(PATCH);
-            BASE64_STANDARD.encode_string(&patch, &mut text);
-            text.push('"');
-            text.push_str(END);
+    fn text(&self) -> serde_json::Result<Vec<u8>> {
+        if self.response.patch.is_empty() {
+            return serde_json::to_vec(self);
         }
+        let mut patch = Vec::with_capacity(TYPICAL);
+        serde_json::to_writer(&mut patch, &self.response.patch)?;
+        let encoded = patch.len().div_ceil(3) * 4;
+        let mut text = Vec::with_capacity(AROUND + encoded);
+        serde_json::to_writer(&mut text, self)?;
+        text.truncate(text.len() - END.len());
+        text.extend_from_slice(PATCH);
+        let begin = text.len();
+        text.resize(begin + encoded, 0);
+        BASE64_STANDARD.encode_slice(&patch, &mut text[begin..]).map_err(ser::Error::custom)?;
+        text.push(b'"');
+        text.extend_from_slice(END);
         Ok(text)
     }
 }
@@ -180,10 +187,10 @@ impl Answer {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Review<'a> {
-    #[serde(default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
+    #[serde(borrow, default)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow, default)]
+    kind: Cow<'a, str>,
     #[serde(borrow)]
     request: Option<Request<'a>>,
 }
@@ -193,7 +200,9 @@ const KIND: &str = "AdmissionReview";
 const FAILURE: &str = "Failure";
 
 /// How an answer ends, and what stands before its patch.
-const END: &str = "}}";
-const PATCH: &str = r#","patch":""#;
+const END: &[u8] = b"}}";
+const PATCH: &[u8] = br#","patch":""#;
 /// Bytes that hold the patch of a usual pod, so that the buffer need not grow step by step.
 const TYPICAL: usize = 2048;
+/// And what stands around it, if there are no warnings.
+const AROUND: usize = 256;

@@ -103,7 +103,7 @@ pub(crate) const ROWS: &[Row] = &[
     row(CONTROLLER, "watch", "idtokengrants.idtoken.dev", Work::NewGrant, "no new grant is seen"),
     row(CONTROLLER, "list", "secrets", Work::FirstToken, "it is not known which tokens there are"),
     row(CONTROLLER, "watch", "secrets", Work::RestoredSecret, "it is not seen that a Secret is gone"),
-    row(CONTROLLER, "get", "secrets", Work::FirstToken, "it is not known whose a name is"),
+    row(CONTROLLER, "get", "secrets", Work::RestoredSecret, "it is not known whose a name is"),
     row(CONTROLLER, "create", "secrets", Work::FirstToken, "no token is published"),
     row(CONTROLLER, "update", "secrets", Work::Refresh, "no token is replaced"),
     row(CONTROLLER, "delete", "secrets", Work::Revocation, "a token that is no longer granted stays"),

@@ -50,6 +50,17 @@ impl Audit {
         self.events(position).into_iter().filter(|event| event["user"]["username"] == user).collect()
     }
 
+    /// What has been changed with a credential (`JTI=` and the id of its token), in the order of its end.
+    pub fn done_with(&self, credential: &str) -> Vec<Value> {
+        let changes = ["create", "update", "patch", "delete"];
+        let is_change = |event: &Value| {
+            event["user"]["extra"]["authentication.kubernetes.io/credential-id"][0] == credential
+                && changes.contains(&event["verb"].as_str().unwrap())
+                && event["responseStatus"]["code"].as_u64().is_some_and(|code| code < 300)
+        };
+        self.events(0).into_iter().filter(is_change).collect()
+    }
+
     /// The creation of a pod, but as no dry run.
     pub fn created(&self, pod: &str) -> Option<Value> {
         let is_dry = |event: &Value| event["requestURI"].as_str().unwrap().contains("dryRun");

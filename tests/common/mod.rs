@@ -16,6 +16,7 @@ pub mod audit;
 pub mod child;
 pub mod emulator;
 pub mod envoy;
+pub mod etcd;
 mod google_flags;
 pub mod http_client;
 pub mod injection;
@@ -24,8 +25,10 @@ pub mod mint;
 pub mod mounted;
 pub mod other_webhook;
 pub mod pods;
+pub mod proxy;
 pub mod python;
 pub mod refusals;
+pub mod whole;
 
 use std::{
     collections::BTreeMap,
@@ -71,8 +74,12 @@ pub struct World {
     /// Each with the port of its health and metrics.
     controllers: Vec<(Process, u16)>,
     webhooks: Vec<Process>,
+    /// Of all controllers that were started.
+    kubeconfigs: Vec<PathBuf>,
     /// ServiceAccount of the next controller.
     pub account: String,
+    /// Where the next controller finds the API server, if not at its own address.
+    pub api_server: Option<String>,
     /// Flags and environment of the next controller.
     pub flags: Vec<String>,
     /// Flags of the next webhook.
@@ -132,7 +139,9 @@ impl World {
             webhook_port: free_port(),
             controllers: Vec::new(),
             webhooks: Vec::new(),
+            kubeconfigs: Vec::new(),
             account: "idtoken-operator-controller".to_owned(),
+            api_server: None,
             flags: Vec::new(),
             webhook_flags: Vec::new(),
             environment: Vec::new(),
@@ -211,6 +220,10 @@ impl World {
     pub async fn spawn_controller(&mut self) {
         let kubeconfig =
             self.cluster.kubeconfig_for_service_account(OPERATOR_NAMESPACE, &self.account).await.unwrap();
+        if let Some(other) = &self.api_server {
+            let text = std::fs::read_to_string(&kubeconfig).unwrap();
+            std::fs::write(&kubeconfig, text.replace(self.cluster.server(), other)).unwrap();
+        }
         self.controller_port = free_port();
         let address = format!("127.0.0.1:{}", self.controller_port);
         let google = &self.google;
@@ -223,6 +236,23 @@ impl World {
         let log = self.directory.path().join(format!("controller-{}.log", self.started));
         let process = program.spawn(&log).unwrap();
         self.controllers.push((process, self.controller_port));
+        self.kubeconfigs.push(kubeconfig);
+    }
+
+    /// With what the controller that was started last speaks to the API server.
+    pub fn newest_kubeconfig(&self) -> &Path {
+        self.kubeconfigs.last().unwrap()
+    }
+
+    /// Sends a controller, counted from the oldest that runs, a signal.
+    pub fn signal_controller_at(&mut self, index: usize, signal: &str) {
+        self.controllers[index].0.signal(signal).unwrap();
+    }
+
+    /// The process ids of the controllers that have not ended, from the oldest.
+    pub fn living_controllers(&mut self) -> Vec<u32> {
+        let living = |process: &mut Process| process.try_wait().unwrap().is_none().then(|| process.pid());
+        self.controllers.iter_mut().filter_map(|(process, _)| living(process)).collect()
     }
 
     /// Ends the newest controller with SIGKILL.
@@ -497,6 +527,16 @@ impl World {
 /// A binding of the caller's identity for [`AUDIENCE`].
 pub fn impersonation() -> Value {
     json!({"audience": AUDIENCE, "source": {"impersonation": {"serviceAccount": CALLER}}})
+}
+
+/// The same for an audience of its own, so that it shares its token with no other binding.
+pub fn impersonation_for(name: &str) -> Value {
+    json!({"audience": audience_of(name), "source": {"impersonation": {"serviceAccount": CALLER}}})
+}
+
+/// The audience of a binding that shares its token with no other one.
+pub fn audience_of(name: &str) -> String {
+    format!("https://{}-abc-uc.a.run.app", name.replace('.', "-"))
 }
 
 /// A binding of the operator's own identity for [`AUDIENCE`].

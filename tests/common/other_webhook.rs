@@ -64,7 +64,7 @@ impl OtherWebhook {
         tokio::spawn(serve(
             listener,
             Arc::new(config.unwrap()),
-            app,
+            hyper_util::service::TowerToHyperService::new(app),
             Limits::default(),
             Counters::default(),
             stop.clone(),

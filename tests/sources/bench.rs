@@ -155,7 +155,9 @@ impl Bench {
         wanted: &Wanted,
         authorise: impl Fn() -> Result<(), Problem> + Sync,
     ) -> Result<(RawToken, Record), Problem> {
-        obtain(&self.minter, &self.verifier, wanted, &self.credentials, async || authorise()).await
+        let obtained =
+            obtain(&self.minter, &self.verifier, wanted, &self.credentials, async || authorise()).await?;
+        Ok((obtained.token.clone(), obtained.record(wanted)))
     }
 
     /// A token that bears looking at; its claims.

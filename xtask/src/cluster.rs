@@ -30,7 +30,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 
-use crate::process::Process;
+use crate::process::{Process, wait_for};
 use certificates::Authority;
 use home::Home;
 use kubeconfig::{Access, Identity};
@@ -44,6 +44,17 @@ pub struct ClusterOptions {
     pub service_account_issuer: Option<String>,
     /// Further flags of kube-apiserver.
     pub api_server_args: Vec<String>,
+    /// Further flags of etcd.
+    pub etcd_args: Vec<String>,
+}
+
+/// A program of the control plane that can fail by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The store.
+    Etcd,
+    /// What everybody talks to.
+    ApiServer,
 }
 
 /// The issuer of `ServiceAccount` tokens, unless another is asked for.
@@ -154,6 +165,30 @@ impl Cluster {
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         self.processes.iter().map(Process::pid).collect()
+    }
+
+    /// The process of one part, to stop, kill and restart it: data and port stay what they are.
+    ///
+    /// # Panics
+    /// Never: every cluster has these parts.
+    pub fn part(&mut self, part: Part) -> &mut Process {
+        let name = match part {
+            Part::Etcd => arguments::ETCD,
+            Part::ApiServer => arguments::API_SERVER,
+        };
+        self.processes.iter_mut().find(|process| process.name() == name).expect("every cluster has it")
+    }
+
+    /// Waits until the API server says that it is ready.
+    pub async fn ready(&self, within: Duration) -> anyhow::Result<()> {
+        let client = kube::Client::try_from(self.config.clone())?;
+        wait_for("/readyz", within, async || start::ready(&client).await).await
+    }
+
+    /// Where etcd listens: a socket for its HTTP API.
+    #[must_use]
+    pub fn etcd_socket(&self) -> PathBuf {
+        arguments::Files::new(self.home.path()).etcd_socket()
     }
 
     /// Ends the cluster in good order and removes its files.

@@ -15,5 +15,6 @@ pub mod port;
 mod probe;
 pub mod process;
 pub mod progress;
+pub mod simulate;
 pub mod test;
 pub mod tools;

@@ -22,6 +22,7 @@ enum Command {
     Cluster(xtask::cluster::command::ClusterArgs),
     Image(xtask::image::command::ImageArgs),
     Node(xtask::node::command::NodeArgs),
+    Simulate(xtask::simulate::SimulateArgs),
     /// Write the CRDs that the types say into crds/ and into the chart
     Crd,
 }
@@ -35,6 +36,7 @@ async fn main() -> ExitCode {
         Command::Bench(args) => xtask::bench::run(args).await,
         Command::Image(args) => xtask::image::command::run(args).await,
         Command::Node(args) => xtask::node::command::run(args).await,
+        Command::Simulate(args) => xtask::simulate::run(args).await,
         Command::Chart(args) => xtask::chart::run(args).await,
         Command::Crd => xtask::crd::run().await,
         Command::Cluster(args) => xtask::cluster::command::run(args).await,

@@ -102,7 +102,7 @@ impl Program {
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = spawn_from_lasting_thread(command).with_context(|| format!("cannot start {name}"))?;
-        Ok(Process { name, child: Some(child), log: log.to_owned() })
+        Ok(Process { name, program: self, child: Some(child), log: log.to_owned() })
     }
 
     fn name(&self) -> String {
@@ -146,6 +146,8 @@ enum Tie {
 #[derive(Debug)]
 pub struct Process {
     name: String,
+    /// As it was started.
+    program: Program,
     /// `None` only once [`Process::leave_running`] has given the program up.
     child: Option<Child>,
     log: PathBuf,
@@ -221,6 +223,13 @@ impl Process {
         let child = self.child.as_mut().context("the program was left running")?;
         child.kill().with_context(|| format!("cannot kill {}", self.name))?;
         child.wait().with_context(|| format!("cannot wait for {}", self.name))
+    }
+
+    /// Starts the program again as it was started at first, into the same log; ends it before that if it still runs.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.kill()?;
+        *self = self.program.clone().spawn(&self.log)?;
+        Ok(())
     }
 
     /// Gives the program up: it goes on running on its own.

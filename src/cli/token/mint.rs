@@ -98,7 +98,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         let Some(obtained) = stop.run_until_cancelled(obtaining).await else {
             bail!("ended by a signal before the token had come");
         };
-        let (token, record) = obtained.map_err(|problem| anyhow::anyhow!(said(&problem)))?;
+        let obtained = obtained.map_err(|problem| anyhow::anyhow!(said(&problem)))?;
+        let (token, record) = (&obtained.token, obtained.record(&wanted));
         let parts =
             Jwt::parse(token.expose()).map_err(|why| anyhow::anyhow!("the token can't be shown: {why}"))?;
         let minted = Minted { wanted: &wanted, record, parts };
@@ -106,7 +107,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             eprintln!("warning: {warning}");
         }
         io::print(&if args.raw {
-            raw(&token)
+            raw(token)
         } else if args.json {
             minted.json(clock::now())
         } else {

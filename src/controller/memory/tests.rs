@@ -48,11 +48,15 @@ fn ten_quiet_minutes_are_a_new_beginning() {
 fn a_status_that_was_replaced_is_known_to_be_old() {
     let mut entry = Entry::default();
     assert_eq!(entry.status(&status("1")), &status("1"));
-    entry.wrote_status(status("1"), status("2"), at("2026-01-01T10:00:00Z"));
+    entry.wrote_status(&status("1"), status("2"), at("2026-01-01T10:00:00Z"));
     assert_eq!(entry.status_written, Some(at("2026-01-01T10:00:00Z")));
     assert_eq!(entry.status(&status("1")), &status("2"), "an old copy");
     assert_eq!(entry.status(&status("2")), &status("2"), "our own write, come back");
     assert_eq!(entry.status(&status("3")), &status("3"), "somebody else's");
+    entry.saw_status(&status("1"));
+    assert_eq!(entry.status(&status("1")), &status("2"), "still an old copy");
+    entry.saw_status(&status("2"));
+    assert!(entry.status.is_none(), "it has come, and nothing is kept of it");
 }
 
 #[test]
@@ -71,12 +75,12 @@ fn only_what_lives_is_remembered() {
 fn a_chain_of_old_copies_is_known_too() {
     let mut entry = Entry::default();
     let now = at("2026-01-01T10:00:00Z");
-    entry.wrote_status(status("1"), status("2"), now);
-    entry.wrote_status(status("1"), status("3"), now);
+    entry.wrote_status(&status("1"), status("2"), now);
+    entry.wrote_status(&status("1"), status("3"), now);
     for old in ["1", "2", "3"] {
         assert_eq!(entry.status(&status(old)), &status("3"));
     }
-    entry.wrote_status(status("9"), status("10"), now);
+    entry.wrote_status(&status("9"), status("10"), now);
     assert_eq!(entry.status(&status("2")), &status("2"), "somebody else began anew");
 }
 

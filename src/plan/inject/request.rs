@@ -55,9 +55,6 @@ pub fn request(pod: &Pod<'_>) -> Result<Option<Request>, Refusal> {
     let Some(inject) = annotation(pod, INJECT) else {
         return Ok(None);
     };
-    if pod.is_cut() {
-        return Err(Refusal::new(INJECT, inject, TOO_MUCH, "remove some of them"));
-    }
     Ok(Some(Request {
         bindings: bindings(inject)?,
         containers: annotation(pod, CONTAINERS)
@@ -67,6 +64,15 @@ pub fn request(pod: &Pod<'_>) -> Result<Option<Request>, Refusal> {
         file_mode: file_mode(annotation(pod, FILE_MODE).unwrap_or("0444"))?,
         optional: flag(OPTIONAL, annotation(pod, OPTIONAL).unwrap_or("false"))?,
     }))
+}
+
+/// Refuses a pod that has more in it than was looked at.
+pub(super) fn whole(pod: &Pod<'_>) -> Result<(), Refusal> {
+    if !pod.is_cut() {
+        return Ok(());
+    }
+    let inject = annotation(pod, INJECT).unwrap_or_default();
+    Err(Refusal::new(INJECT, inject, TOO_MUCH, "remove some of them"))
 }
 
 /// One warning for each annotation under our prefix that has no meaning.
@@ -132,8 +138,7 @@ fn bindings(value: &str) -> Result<Vec<String>, Refusal> {
             "write names of bindings, separated by commas (lower-case letters, digits, '-' and '.')",
         );
     }
-    let mut seen = BTreeSet::new();
-    if let Some(name) = names.iter().find(|name| !seen.insert(file_variable(name))) {
+    if let Some(name) = repeated(&names, |name| file_variable(name)) {
         return refuse(
             format!(
                 "contains two names that both give the variable {}",
@@ -162,14 +167,21 @@ fn names(key: &str, value: &str, most: usize, what: &str) -> Result<Vec<String>,
             "write names separated by single commas",
         ));
     }
-    let mut seen = BTreeSet::new();
-    match names.iter().find(|name| !seen.insert(name.as_str())) {
+    match repeated(&names, String::as_str) {
         Some(twice) => {
             let problem = format!("contains {:?} more than once", shorten(twice, SHOWN));
             Err(Refusal::new(key, value, problem, "write each name once"))
         }
         None => Ok(names),
     }
+}
+
+/// The first of `names` that has the same `key` as one before it.
+fn repeated<'a, K: Ord>(names: &'a [String], key: impl Fn(&'a String) -> K) -> Option<&'a String> {
+    // Most pods name one, of which nothing need be made.
+    let (first, rest) = names.split_first().filter(|(_, rest)| !rest.is_empty())?;
+    let mut seen = BTreeSet::from([key(first)]);
+    rest.iter().find(|name| !seen.insert(key(name)))
 }
 
 fn mount_path(value: &str) -> Result<String, Refusal> {

@@ -462,7 +462,9 @@ fn an_event_is_sent_when_the_outcome_changes_and_only_then() {
         reason: Reason::TokenFresh,
         note: "Secret orders-idtoken holds a verified token".to_owned(),
     };
-    assert_eq!(event(&pending, &fresh, None), Some(expected.clone()));
+    for before in [&unseen(), &pending] {
+        assert_eq!(event(before, &fresh, None), None, "a first token without trouble");
+    }
     let refreshed = Report { secret_resource_version: Some("42"), ..good(&record) };
     let refreshed = next(&fresh, refreshed, later);
     assert_eq!(event(&fresh, &refreshed, None), None, "a refresh like the last");

@@ -3,8 +3,11 @@ mod drain;
 
 use std::net::SocketAddr;
 
-use axum::routing::get;
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use axum::{Router, routing::get};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    service::TowerToHyperService,
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::{io::AsyncReadExt, task::JoinHandle};
@@ -109,6 +112,7 @@ async fn start(limits: Limits) -> Running {
         .route("/slow", get(async || tokio::time::sleep(Duration::from_millis(600)).await))
         .route("/endless", get(async || std::future::pending::<()>().await));
     let (counters, cancel) = (Counters::default(), CancellationToken::new());
+    let app = TowerToHyperService::new(app);
     let task = tokio::spawn(serve(listener, config, app, limits, counters.clone(), cancel.clone()));
     Running { addr, hot, counters, cancel, task }
 }

@@ -1,12 +1,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
-use axum::{body::Body, http::Request as HttpRequest};
+use axum::body::{Body, Bytes};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{StreamExt as _, stream};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
 use super::*;
 
@@ -24,8 +23,11 @@ impl BindingLookup for Shop {
             }),
             ("shop", "silent") => Lookup::Unavailable,
             ("shop", "broken") => panic!("a bug"),
-            ("shop", "slow") => std::future::pending().await,
-            ("shop", "late") => {
+            ("shop" | "greedy", "slow") => {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                Lookup::Unavailable
+            }
+            ("shop" | "bank", "late") => {
                 tokio::task::yield_now().await;
                 Lookup::Missing
             }
@@ -68,19 +70,19 @@ async fn a_dry_run_is_answered_like_any_other() {
 /// So that the registration's failurePolicy decides, as it does where the webhook can't be reached.
 #[tokio::test]
 async fn a_panic_is_answered_and_the_next_pod_is_served() {
-    let (router, outcomes) = served();
-    let (status, answer) = send(&router, creation("shop", "broken").to_string()).await;
+    let (webhook, outcomes) = served();
+    let (status, answer) = send(&webhook, creation("shop", "broken").to_string()).await;
     assert_eq!((status, answer.as_str()), (500, "a bug in idtoken-operator: see the webhook's log"));
-    let (status, _) = send(&router, creation("shop", "orders").to_string()).await;
+    let (status, _) = send(&webhook, creation("shop", "orders").to_string()).await;
     assert_eq!((status, outcomes.count("failed"), outcomes.count("injected")), (200, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_never_ends_is_given_up_after_ten_seconds() {
-    let (router, _) = served();
+    let (webhook, _) = served();
     let start = tokio::time::Instant::now();
     let drops = stream::iter([Ok::<_, Infallible>(Bytes::from("{"))]).chain(stream::pending());
-    let (status, _) = send(&router, Body::from_stream(drops)).await;
+    let (status, _) = send(&webhook, Body::from_stream(drops)).await;
     assert_eq!((status, start.elapsed()), (408, Duration::from_secs(10)));
 }
 
@@ -177,38 +179,48 @@ async fn body_of_more_than_three_mebibytes_is_cut_off() {
     assert_eq!(review(large(3 * 1024 * 1024)).await.0, 413);
 }
 
+/// A review that is as long as `bytes`, and a little more.
+fn padded(namespace: &str, inject: &str, bytes: usize) -> String {
+    let mut review = creation(namespace, inject);
+    review["request"]["object"]["spec"]["padding"] = "x".repeat(bytes).into();
+    review.to_string()
+}
+
 #[tokio::test(start_paused = true)]
-async fn small_bodies_never_wait_for_large_ones() {
-    let (router, outcomes) = served();
-    let large = |inject: &str| {
-        let mut large = creation("shop", inject);
-        large["request"]["object"]["spec"]["padding"] = "x".repeat(2 * 1024 * 1024 + 1).into();
-        large.to_string()
+async fn who_waits_for_a_binding_keeps_nobody_waiting_whose_binding_is_known() {
+    let (webhook, outcomes) = served();
+    let sent = |body: String| {
+        let webhook = webhook.clone();
+        tokio::spawn(async move { send(&webhook, body).await })
     };
-    let (first, second) = (large("slow"), large("slow"));
-    let waiting = [first, second].map(|body| {
-        let router = router.clone();
-        tokio::spawn(async move { send(&router, body).await.0 })
-    });
-    tokio::time::sleep(Duration::from_secs(4)).await; // the first is let in, and the second waits for its end
+    let first = sent(padded("shop", "slow", 2 * 1024 * 1024));
+    let second = sent(padded("shop", "slow", 2 * 1024 * 1024));
+    let greedy: Vec<_> = (0..200).map(|_| sent(padded("greedy", "slow", 60 * 1024))).collect();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (status, words) = second.await.unwrap();
+    assert_eq!((status, words.contains("too many pods wait for bindings")), (503, true), "{words}");
     let start = tokio::time::Instant::now();
     for _ in 0..100 {
-        assert_eq!(send(&router, creation("shop", "orders").to_string()).await.0, 200);
+        assert_eq!(send(&webhook, creation("shop", "orders").to_string()).await.0, 200);
     }
-    assert_eq!((start.elapsed(), outcomes.count("injected")), (Duration::ZERO, 100));
-    let (status, _) = send(&router, large("orders")).await;
-    assert_eq!((status, start.elapsed()), (200, Duration::from_secs(6)), "when the first was given up");
-    for asked in waiting {
-        assert_eq!(asked.await.unwrap(), 408);
-    }
+    assert_eq!(send(&webhook, padded("shop", "orders", 60 * 1024)).await.0, 200);
+    assert_eq!(send(&webhook, padded("shop", "orders", 3_000_000)).await.0, 200);
+    assert_eq!(send(&webhook, creation("bank", "late").to_string()).await.0, 200, "others may wait, too");
+    assert_eq!((start.elapsed(), outcomes.count("injected")), (Duration::ZERO, 103));
+    let has_waited = |(status, words): &(u16, String)| *status == 503 && words.contains("can't be read");
+    assert!(has_waited(&first.await.unwrap()));
+    let ends: Vec<_> = join_all(greedy).await.into_iter().map(Result::unwrap).collect();
+    let waited = ends.iter().filter(|end| has_waited(end)).count();
+    assert!((60..=68).contains(&waited), "4 MiB of them waited: {waited}");
+    assert!(ends.iter().all(|(status, _)| *status == 503));
 }
 
 #[tokio::test]
 async fn a_review_that_waits_for_its_binding_is_answered_like_any_other() {
     let named = |name: &str| creation("shop", name).to_string();
-    let (router, outcomes) = served();
-    let (status, late) = send(&router, named("late")).await;
-    let (_, at_once) = send(&router, named("none")).await;
+    let (webhook, outcomes) = served();
+    let (status, late) = send(&webhook, named("late")).await;
+    let (_, at_once) = send(&webhook, named("none")).await;
     assert_eq!((status, outcomes.count("injected")), (200, 2));
     let patch = |answer: &str| {
         let answer: Value = serde_json::from_str(answer).unwrap();
@@ -220,19 +232,19 @@ async fn a_review_that_waits_for_its_binding_is_answered_like_any_other() {
 }
 
 async fn review(body: Value) -> (u16, String, Outcomes) {
-    let (router, outcomes) = served();
-    let (status, answer) = send(&router, body.to_string()).await;
+    let (webhook, outcomes) = served();
+    let (status, answer) = send(&webhook, body.to_string()).await;
     (status, answer, outcomes)
 }
 
-fn served() -> (Router, Outcomes) {
+fn served() -> (Webhook<Shop>, Outcomes) {
     let outcomes = Outcomes::default();
-    (router(Arc::new(Shop), outcomes.clone(), || "2026-11-22T12:00:00Z".parse().unwrap()), outcomes)
+    (Webhook::new(Arc::new(Shop), outcomes.clone(), || "2026-11-22T12:00:00Z".parse().unwrap()), outcomes)
 }
 
-async fn send(router: &Router, body: impl Into<Body>) -> (u16, String) {
+async fn send(webhook: &Webhook<Shop>, body: impl Into<Body>) -> (u16, String) {
     let request = HttpRequest::post("/mutate").header("content-type", "application/json");
-    let response = router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let response = webhook.respond(request.body(body.into()).unwrap()).await;
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())

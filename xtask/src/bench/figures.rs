@@ -66,7 +66,8 @@ fn requests(round: &Round) -> f64 {
     u32::try_from(round.latencies.len()).map_or(f64::NAN, f64::from)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one, or the mean of the middle two.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

@@ -7,6 +7,7 @@
 
 mod admission;
 mod build;
+mod controller;
 mod figures;
 mod floor;
 mod load;
@@ -28,6 +29,7 @@ pub struct BenchArgs {
 #[derive(Debug, Subcommand)]
 enum What {
     Admission(admission::AdmissionArgs),
+    Controller(controller::ControllerArgs),
     #[command(hide = true)]
     Floor(floor::FloorArgs),
 }
@@ -36,6 +38,7 @@ enum What {
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     match args.what {
         What::Admission(args) => admission::run(args).await,
+        What::Controller(args) => Box::pin(controller::run(args)).await,
         What::Floor(args) => floor::run(args).await,
     }
 }

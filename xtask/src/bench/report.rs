@@ -128,8 +128,14 @@ fn at_least(goal: f64, what: String, value: f64) -> Target {
     Target { what, goal: format!("at least {goal}"), value, met: value >= goal }
 }
 
-fn at_most(goal: f64, what: String, value: f64) -> Target {
+/// Up to `goal`, inclusive.
+pub(super) fn at_most(goal: f64, what: String, value: f64) -> Target {
     Target { what, goal: format!("at most {goal}"), value, met: value <= goal }
+}
+
+/// No more and no less.
+pub(super) fn exactly(goal: f64, what: String, value: f64) -> Target {
+    Target { what, goal: format!("exactly {goal}"), value, met: (value - goal).abs() < f64::EPSILON }
 }
 
 impl Report {

@@ -55,8 +55,8 @@ impl Files {
 }
 
 /// etcd listens on sockets in its working directory: no ports to collide, and nobody else can reach it.
-pub(crate) fn etcd(home: &Path) -> Vec<String> {
-    vec![
+pub(crate) fn etcd(home: &Path, further: &[String]) -> Vec<String> {
+    let mut arguments = vec![
         flag("data-dir", home.join("etcd").display()),
         // The data need not survive the machine.
         "--unsafe-no-fsync".to_owned(),
@@ -68,7 +68,9 @@ pub(crate) fn etcd(home: &Path) -> Vec<String> {
         flag("initial-cluster", "default=http://localhost:2380"),
         flag("quota-backend-bytes", 8_u64 << 30),
         flag("log-level", "warn"),
-    ]
+    ];
+    arguments.extend_from_slice(further);
+    arguments
 }
 
 pub(crate) fn api_server(files: &Files, port: u16, issuer: &str, options: &ClusterOptions) -> Vec<String> {

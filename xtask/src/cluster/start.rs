@@ -63,7 +63,8 @@ impl Start {
     }
 
     async fn etcd(&self) -> anyhow::Result<Process> {
-        let mut etcd = self.spawn(Tool::Etcd, ETCD, arguments::etcd(self.home.path()))?;
+        let mut etcd =
+            self.spawn(Tool::Etcd, ETCD, arguments::etcd(self.home.path(), &self.options.etcd_args))?;
         let socket = self.files.etcd_socket();
         let opened = wait_for("etcd", START_LIMIT, async || {
             ensure!(socket.exists(), "it has not opened {}", socket.display());

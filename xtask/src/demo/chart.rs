@@ -12,25 +12,25 @@ use super::operator::Ports;
 use crate::google::Google;
 
 /// The name of the release, and of the webhook's registration.
-pub(super) use crate::chart::CHART as RELEASE;
-pub(super) use crate::chart::NAMESPACE;
+pub(crate) use crate::chart::CHART as RELEASE;
+pub(crate) use crate::chart::NAMESPACE;
 
 /// What of the chart the demo needs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     /// The webhook, which the API server calls on this machine.
-    pub(super) with_webhook: bool,
+    pub(crate) with_webhook: bool,
     /// The right to make tokens of ServiceAccounts, for every source. A cluster of the user's gets it on demand only.
-    pub(super) all_sources: bool,
+    pub(crate) all_sources: bool,
 }
 
 /// The objects of the chart.
 #[derive(Debug)]
-pub(super) struct Chart {
+pub(crate) struct Chart {
     /// Applied, and established before the others.
-    pub(super) definitions: Vec<DynamicObject>,
+    pub(crate) definitions: Vec<DynamicObject>,
     /// Applied: accounts, RBAC, the webhook's registration.
-    pub(super) others: Vec<DynamicObject>,
+    pub(crate) others: Vec<DynamicObject>,
     /// What would run the programs where there are nodes: the demo runs them itself, with the arguments found here.
     workloads: Vec<DynamicObject>,
 }
@@ -60,7 +60,7 @@ impl Chart {
 }
 
 /// Renders the chart for programs that run on this machine.
-pub(super) async fn render(
+pub(crate) async fn render(
     helm: &Path,
     google: &Google,
     ports: &Ports,

@@ -200,7 +200,7 @@ fn is_on_loopback(server: &str) -> bool {
 }
 
 /// The resource of an object's kind; the kinds here all have regular plurals.
-pub(super) fn resource(object: &DynamicObject) -> anyhow::Result<ApiResource> {
+pub(crate) fn resource(object: &DynamicObject) -> anyhow::Result<ApiResource> {
     let types = object.types.as_ref().context("an object without a kind")?;
     Ok(ApiResource::from_gvk(&types.try_into()?))
 }

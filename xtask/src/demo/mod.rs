@@ -7,10 +7,10 @@
 //! Everything shown is read back from the API server. A step that can't be observed ends the demo with what was expected
 //! and what was seen; whatever way it ends, everything that it started is ended and everything that it made is removed.
 
-mod chart;
-mod ground;
+pub(crate) mod chart;
+pub(crate) mod ground;
 mod observe;
-mod operator;
+pub(crate) mod operator;
 mod product;
 mod scenario;
 mod show;

@@ -12,20 +12,20 @@ use crate::{port, probe};
 
 /// Free ports of the loopback.
 #[derive(Debug)]
-pub(super) struct Ports {
+pub(crate) struct Ports {
     pub(super) webhook: u16,
-    controller: Telemetry,
+    pub(crate) controller: Telemetry,
     webhook_telemetry: Telemetry,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Telemetry {
-    health: u16,
+pub(crate) struct Telemetry {
+    pub(crate) health: u16,
     metrics: u16,
 }
 
 impl Ports {
-    pub(super) fn free() -> anyhow::Result<Self> {
+    pub(crate) fn free() -> anyhow::Result<Self> {
         let telemetry = || anyhow::Ok(Telemetry { health: port::free()?, metrics: port::free()? });
         Ok(Self { webhook: port::free()?, controller: telemetry()?, webhook_telemetry: telemetry()? })
     }
@@ -94,16 +94,9 @@ impl Operator {
         let account = format!("{RELEASE}-{component}");
         let kubeconfig = ground.kubeconfig_of(NAMESPACE, &account).await?;
         let arguments = on_loopback(chart.arguments(component)?, ports.webhook, telemetry);
-        // No gcloud of the user's lends the operator an identity.
-        let mut started = Program::new(program)
-            .args(arguments)
-            .env("KUBECONFIG", kubeconfig)
-            .env("CLOUDSDK_CONFIG", ground.directory());
+        let mut started = as_installed(program, arguments, &kubeconfig, ground.directory());
         if component == "webhook" {
             started = started.args(["--tls-extra-name", "127.0.0.1"]);
-        }
-        for (name, _) in std::env::vars_os().filter(|(name, _)| is_confusing(&name.to_string_lossy())) {
-            started = started.env_remove(name);
         }
         let mut process = started.spawn(&ground.directory().join(format!("{component}.log")))?;
         let url = format!("http://127.0.0.1:{}/readyz", telemetry.health);
@@ -115,6 +108,27 @@ impl Operator {
         self.programs.push(process);
         ready.with_context(|| self.last_words())
     }
+}
+
+/// The controller with what the chart gives it: arguments, and the rights of `kubeconfig`.
+pub(crate) fn controller(
+    program: &Path,
+    chart: &Chart,
+    ports: &Ports,
+    kubeconfig: &Path,
+    home: &Path,
+) -> anyhow::Result<Program> {
+    let arguments = on_loopback(chart.arguments("controller")?, ports.webhook, ports.controller);
+    Ok(as_installed(program, arguments, kubeconfig, home))
+}
+
+/// The program with these arguments and rights, and nothing of the user's own environment that would lead it elsewhere.
+fn as_installed(program: &Path, arguments: Vec<String>, kubeconfig: &Path, home: &Path) -> Program {
+    // No gcloud of the user's lends the operator an identity.
+    let started =
+        Program::new(program).args(arguments).env("KUBECONFIG", kubeconfig).env("CLOUDSDK_CONFIG", home);
+    let confusing = std::env::vars_os().filter(|(name, _)| is_confusing(&name.to_string_lossy()));
+    confusing.fold(started, |started, (name, _)| started.env_remove(name))
 }
 
 /// The Deployment's arguments, with addresses on the loopback and what the pod's environment would have filled in.

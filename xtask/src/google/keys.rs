@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 /// A 2048-bit RSA key with its self-signed certificate.
-pub(super) struct SigningKey {
+pub struct SigningKey {
     kid: String,
     pair: KeyPair,
     certificate: String,
@@ -21,7 +21,7 @@ pub(super) struct SigningKey {
 
 impl SigningKey {
     /// Makes a key whose certificate is for `common_name` and valid for a month around `now`.
-    pub(super) fn generate(common_name: &str, now: Timestamp) -> anyhow::Result<Self> {
+    pub fn generate(common_name: &str, now: Timestamp) -> anyhow::Result<Self> {
         let pair = KeyPair::generate(KeySize::Rsa2048).context("generating an RSA key")?;
         let pkcs8: Pkcs8V1Der<'_> = pair.as_der().context("exporting an RSA key")?;
         let certified = rcgen::KeyPair::try_from(pkcs8.as_ref()).context("reading the RSA key back")?;
@@ -42,7 +42,8 @@ impl SigningKey {
     }
 
     /// The public key as one entry of a JWKS.
-    pub(super) fn jwk(&self) -> Value {
+    #[must_use]
+    pub fn jwk(&self) -> Value {
         let public = self.pair.public_key();
         json!({
             "kty": "RSA", "alg": "RS256", "use": "sig", "kid": self.kid,
@@ -52,7 +53,11 @@ impl SigningKey {
     }
 
     /// A compact RS256 JWT of the claims.
-    pub(super) fn sign(&self, claims: &Value) -> String {
+    ///
+    /// # Panics
+    /// Never: a key of 2048 bits can sign.
+    #[must_use]
+    pub fn sign(&self, claims: &Value) -> String {
         let header = json!({ "alg": "RS256", "kid": self.kid, "typ": "JWT" });
         let message = unsigned(&header, claims);
         let mut signature = vec![0; self.pair.public_modulus_len()];

@@ -41,6 +41,7 @@ use tokio::task::JoinSet;
 
 pub use fault::{Endpoint, Fault};
 pub use identity_platform::PasswordUser;
+pub use keys::SigningKey;
 pub use log::Request;
 pub use options::{CLOUD_PLATFORM, Cluster, DEFAULT_ACCOUNT, EmailClaim, Mode, Options, Ports, User};
 pub use policy::{Grant, Role};

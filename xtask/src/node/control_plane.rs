@@ -85,7 +85,7 @@ impl ControlPlane<'_> {
 
     async fn start(&self) -> anyhow::Result<()> {
         let files = arguments::Files::new(self.files.home());
-        let etcd = self.spawn(Tool::Etcd, arguments::etcd(self.files.home()))?;
+        let etcd = self.spawn(Tool::Etcd, arguments::etcd(self.files.home(), &[]))?;
         let options = ClusterOptions {
             controller_manager: true,
             api_server_args: configuration::api_server(self.files),

@@ -46,6 +46,13 @@ pub(super) fn fuzz(report: &mut Report, install: bool) {
     report.check("fuzz", result, started.elapsed());
 }
 
+/// Simulated days: many where all is required.
+pub(super) fn simulation(report: &mut Report, all: bool) {
+    let started = Instant::now();
+    let result = crate::simulate::days(if all { 200 } else { 20 });
+    report.check("simulation", result, started.elapsed());
+}
+
 /// What must hold of the chart; needs Helm, and so is no part of [`run`].
 pub(super) fn chart(report: &mut Report) {
     let started = Instant::now();

@@ -94,6 +94,7 @@ fn test(args: &TestArgs) -> anyhow::Result<Report> {
     if tiers.contains(&Tier::Unit) {
         checks::run(&mut report, args.require_all);
         checks::fuzz(&mut report, args.require_all);
+        checks::simulation(&mut report, args.require_all);
     }
     if tiers.contains(&Tier::Api) {
         checks::chart(&mut report);

@@ -1,0 +1,222 @@
+//! Which kind of write the API server answers fastest, and how many at once: the floor is made of that.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kube::Client;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::super::figures::median;
+use super::fleet::{self, Fleet};
+use super::observer::Observer;
+use super::stage::Stage;
+use super::writes::{Object, Target, Templates, Version, WAYS, Way};
+use crate::progress::Step;
+
+/// What was found out.
+pub(super) struct Survey {
+    pub(super) templates: Templates,
+    pub(super) rates: Vec<Rate>,
+    pub(super) best: Best,
+}
+
+/// How fast one way is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Rate {
+    #[serde(flatten)]
+    pub(super) way: Way,
+    /// Writes under way at the same time.
+    pub(super) at_once: usize,
+    pub(super) writes_per_second: f64,
+}
+
+/// The fastest ways at the best number of writes at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Best {
+    pub(super) at_once: usize,
+    pub(super) new_secret: Way,
+    pub(super) secret: Way,
+    pub(super) status: Way,
+}
+
+/// How thorough it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// Each figure is the median of so many.
+    passes: u32,
+    /// Of so many writes.
+    writes: u32,
+    at_once: &'static [usize],
+}
+
+/// To be believed, and to see whether it works at all.
+pub(super) const THOROUGH: Extent = Extent { passes: 2, writes: 256, at_once: &[8, 16, 32, 64, 128] };
+pub(super) const QUICK: Extent = Extent { passes: 1, writes: 8, at_once: &[8] };
+
+/// Lets the product write one Secret and one status, and writes the like of them in every way.
+pub(super) async fn survey(helm: &Path, program: &Path, extent: Extent) -> anyhow::Result<Survey> {
+    let stage = Stage::open(helm, Fleet(1), Duration::from_secs(3600)).await?;
+    let templates = sample(&stage, program).await?;
+    let runs = extent.passes * u32::try_from(extent.at_once.len())?;
+    let fleet = Fleet(1 + runs * SETS * extent.writes);
+    let step = Step::start(format!("comparing ways to write, on {} bindings", fleet.0), "");
+    fleet.create(&stage.client, 1).await?;
+    let targets = targets(&stage.client, fleet).await?;
+    let client = stage.client_of_controller().await?;
+    let mut sets = targets[1..].chunks(extent.writes as usize).map(<[Target]>::to_vec);
+    let mut rates = Vec::new();
+    for _ in 0..extent.passes {
+        for at_once in extent.at_once {
+            let mut four: Vec<_> = sets.by_ref().take(SETS as usize).collect();
+            for (index, way) in WAYS.into_iter().enumerate() {
+                let set = four.get_mut(set_of(index)).context("too few bindings")?;
+                let serial = u32::try_from(index)? * 100_000;
+                rates.push(rate(&client, &templates, way, *at_once, set, serial).await?);
+            }
+        }
+    }
+    step.done();
+    stage.close().await?;
+    let rates = medians(&rates);
+    let best = best(&rates).context("nothing was measured")?;
+    Ok(Survey { templates, rates, best })
+}
+
+/// The Secret and the status that the product makes of a binding.
+async fn sample(stage: &Stage, program: &Path) -> anyhow::Result<Templates> {
+    let observer = Observer::start(&stage.client).await?;
+    let mut operator = stage.start(program)?;
+    operator.until("the first binding to be ready", SOON, || observer.all_ready(1)).await?;
+    operator.stop().await?;
+    let get = async |path: String| -> anyhow::Result<Value> {
+        let request = http::Request::get(path).body(Vec::new())?;
+        Ok(serde_json::from_str(&stage.client.request_text(request).await?)?)
+    };
+    let (namespace, name) = (fleet::namespace(0), fleet::name(0));
+    let secret = get(format!("/api/v1/namespaces/{namespace}/secrets/{name}-idtoken")).await?;
+    let binding = get(format!("{}/idtokenbindings/{name}", fleet::path(0))).await?;
+    Templates::new(secret, binding)
+}
+
+/// All bindings, by number.
+pub(super) async fn targets(client: &Client, fleet: Fleet) -> anyhow::Result<Vec<Target>> {
+    let path = "/apis/idtoken.dev/v1alpha1/idtokenbindings";
+    let request = http::Request::get(path)
+        .header("accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+    let list: Value = client.request(request.body(Vec::new())?).await?;
+    let mut targets = Vec::new();
+    for item in list["items"].as_array().context("a list without items")? {
+        let name = item["metadata"]["name"].as_str().unwrap_or_default();
+        let number = name.rsplit('-').next().and_then(|number| number.parse().ok());
+        let binding = serde_json::from_value(item["metadata"].clone())?;
+        let number = number.with_context(|| format!("a binding of an unknown name {name}"))?;
+        targets.push(Target { number, binding, secret: Version::default() });
+    }
+    targets.sort_by_key(|target| target.number);
+    anyhow::ensure!(targets.len() == fleet.0 as usize, "{} bindings are there", targets.len());
+    Ok(targets)
+}
+
+/// Writes to all of `targets` in one way.
+async fn rate(
+    client: &Client,
+    templates: &Templates,
+    way: Way,
+    at_once: usize,
+    targets: &mut [Target],
+    serial: u32,
+) -> anyhow::Result<Rate> {
+    let count = u32::try_from(targets.len())?;
+    let start = Instant::now();
+    stream::iter(targets)
+        .map(|target| way.write(client, templates, target, serial))
+        .buffer_unordered(at_once)
+        .try_collect::<()>()
+        .await?;
+    Ok(Rate { way, at_once, writes_per_second: f64::from(count) / start.elapsed().as_secs_f64() })
+}
+
+/// Which set of bindings the way of that index in [`WAYS`] writes to. What updates a Secret updates those that were made the
+/// same way; a status is written to bindings that have none.
+fn set_of(index: usize) -> usize {
+    let of_object = WAYS.iter().take(index).filter(|way| way.object == WAYS[index].object).count();
+    of_object % SETS as usize
+}
+
+/// One rate for each way and number, in the order of their first appearance.
+fn medians(rates: &[Rate]) -> Vec<Rate> {
+    let mut all: Vec<(Rate, Vec<f64>)> = Vec::new();
+    for rate in rates {
+        let known = all.iter_mut().find(|(known, _)| (known.way, known.at_once) == (rate.way, rate.at_once));
+        match known {
+            Some((_, values)) => values.push(rate.writes_per_second),
+            None => all.push((*rate, vec![rate.writes_per_second])),
+        }
+    }
+    all.into_iter().map(|(rate, values)| Rate { writes_per_second: median(values), ..rate }).collect()
+}
+
+/// The number of writes at once with which a new Secret and a status take least time together, and the ways with it.
+fn best(rates: &[Rate]) -> Option<Best> {
+    let fastest = |object: Object, at_once: usize| {
+        let of = rates.iter().filter(|rate| rate.way.object == object && rate.at_once == at_once);
+        of.max_by(|a, b| a.writes_per_second.total_cmp(&b.writes_per_second))
+    };
+    let candidates = rates.iter().filter_map(|rate| {
+        let at_once = rate.at_once;
+        let new = fastest(Object::NewSecret, at_once)?;
+        let (secret, status) = (fastest(Object::Secret, at_once)?, fastest(Object::Status, at_once)?);
+        let seconds = 1.0 / new.writes_per_second + 1.0 / status.writes_per_second;
+        Some((seconds, Best { at_once, new_secret: new.way, secret: secret.way, status: status.way }))
+    });
+    candidates.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, best)| best)
+}
+
+/// Sets of bindings for one number of writes at once: as many as there are ways to write a status.
+const SETS: u32 = 4;
+const SOON: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::writes::Write;
+    use super::*;
+
+    fn rate(object: Object, write: Write, at_once: usize, writes_per_second: f64) -> Rate {
+        Rate { way: Way { object, write, whole_answer: false }, at_once, writes_per_second }
+    }
+
+    #[test]
+    fn the_best_is_what_takes_least_time_for_both_writes() {
+        let both = |at_once, secret, status| {
+            [
+                rate(Object::NewSecret, Write::Post, at_once, secret),
+                rate(Object::Secret, Write::Put, at_once, 1.0),
+                rate(Object::Secret, Write::Apply, at_once, 2.0),
+                rate(Object::Status, Write::Apply, at_once, status / 2.0),
+                rate(Object::Status, Write::MergePatch, at_once, status),
+            ]
+        };
+        // 1/1000 + 1/1000 is less than 1/3000 + 1/500.
+        let best = best(&[both(8, 3000.0, 500.0), both(32, 1000.0, 1000.0)].concat()).unwrap();
+        assert_eq!((best.at_once, best.new_secret.write), (32, Write::Post));
+        assert_eq!((best.secret.write, best.status.write), (Write::Apply, Write::MergePatch));
+    }
+
+    #[test]
+    fn passes_come_to_their_median() {
+        let one = |at_once, value| rate(Object::Status, Write::Put, at_once, value);
+        let medians = medians(&[one(8, 1.0), one(16, 7.0), one(8, 3.0), one(8, 9.0)]);
+        assert_eq!(medians, [one(8, 3.0), one(16, 7.0)]);
+    }
+
+    #[test]
+    fn each_way_has_a_set_and_updates_follow_creations() {
+        assert_eq!((0..WAYS.len()).map(set_of).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 3]);
+    }
+}
