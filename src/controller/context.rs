@@ -14,11 +14,10 @@ use kube::{
 };
 
 use tokio::sync::OnceCell;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, mints::Mints,
-    schedule::Schedule, triggers::Namespaced, turns::Turns,
+    fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, mints::Mints, queue::Queue,
+    triggers::Namespaced,
 };
 use crate::{
     api::{IdTokenBinding, IdTokenGrant, Reason},
@@ -41,10 +40,9 @@ pub(super) struct Context {
     pub minter: Minter,
     pub verifier: Verifier,
     pub mints: Mints,
-    /// Who may be visited now.
-    pub turns: Turns,
     pub bindings: Cache<IdTokenBinding>,
-    pub schedule: Schedule,
+    /// Which of them is visited when.
+    pub queue: Queue,
     pub caches: Caches,
     /// Namespace and name of the ServiceAccount that this process acts as, once somebody asked; `None`: it acts as none.
     pub own_account: OnceCell<Option<(String, String)>>,
@@ -57,7 +55,6 @@ pub(super) struct Context {
     pub live_grants: LiveGrants,
     pub recorder: Recorder,
     pub metrics: Metrics,
-    pub stop: CancellationToken,
 }
 
 /// Filled by watches.
