@@ -70,7 +70,7 @@ pub(super) async fn apply(
         }
         Decision::Wait { problem, until } => {
             let (next, look) = if facts.permitted.is_ok() { (until, None) } else { (None, until) };
-            entry.attempts = facts.attempts; // it may have been known from the status alone
+            entry.attempts = facts.attempts.map(Box::new); // it may have been known from the status alone
             Outcome { problem: Some(problem), next, look, ..as_it_is }
         }
         Decision::Refuse(problem) => {
@@ -119,7 +119,7 @@ fn not_published(
     let key = attempt_key(wanted, credential);
     let next = if problem.retry == Retry::OnNewCredential {
         let key = refusal_key(wanted, credential);
-        entry.attempts = Some(Attempts::for_good(key, problem.clone()));
+        entry.attempts = Some(Box::new(Attempts::for_good(key, problem.clone())));
         None
     } else if let Some(until) = failed.until {
         note_pause(entry, key, until, &problem);
@@ -216,7 +216,7 @@ fn ask_later(
     now: Timestamp,
 ) -> Timestamp {
     let until = ask_again_at(now, expires, &owner.uid);
-    entry.ask_again = Some(Pause { key: attempt_key(wanted, credential), noted_at: now, until });
+    entry.ask_again = Some(Box::new(Pause { key: attempt_key(wanted, credential), noted_at: now, until }));
     until
 }
 
@@ -273,7 +273,8 @@ fn held_back() -> Problem {
 fn note_pause(entry: &mut Entry, key: String, until: Timestamp, problem: &Problem) {
     let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
     let pause = Pause { key, noted_at: clock::now(), until };
-    entry.attempts = Some(Attempts { failures: earlier.saturating_add(1), pause, problem: problem.clone() });
+    let attempts = Attempts { failures: earlier.saturating_add(1), pause, problem: problem.clone() };
+    entry.attempts = Some(Box::new(attempts));
 }
 
 /// Notes that what has `key` failed; says when to try it again.

@@ -18,13 +18,13 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<HashMap<String, Entry>>);
 
-/// What is remembered of one binding.
+/// What is remembered of one binding. What few have is in boxes: there are as many of these as bindings.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entry {
     /// Failures in a row, and when to try again.
-    pub attempts: Option<Attempts>,
+    pub attempts: Option<Box<Attempts>>,
     /// The source gave the same token again: when to ask next.
-    pub ask_again: Option<Pause>,
+    pub ask_again: Option<Box<Pause>>,
     /// How often the Secret was restored lately, and when last.
     restores: Option<(u32, Timestamp)>,
     /// The last status that was written, until the watch has brought it, and hashes of those that it and its forerunners replaced: whoever

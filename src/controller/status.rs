@@ -45,7 +45,7 @@ pub(super) async fn status(
     let seen = binding.status.clone().unwrap_or_default();
     let previous = entry.status(&seen).clone();
     let failing_since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
-    let attempts = entry.attempts.as_ref();
+    let attempts = entry.attempts.as_deref();
     let report = Report { failing_since, attempts, ..report(binding, &previous, wanted, outcome, now) };
     let next = status::next(&previous, report, now);
     if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
