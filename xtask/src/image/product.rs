@@ -15,13 +15,14 @@ use crate::progress::Step;
 
 const REFERENCE: &str = "idtoken.test/idtoken-operator:0.1.0";
 /// What the Dockerfile reads: what .dockerignore lets in, and the two themselves.
-const INPUTS: [&str; 8] = [
+const INPUTS: [&str; 9] = [
     ".cargo",
     ".dockerignore",
     "Cargo.lock",
     "Cargo.toml",
     "Dockerfile",
     "src",
+    "tests/simulation/Cargo.toml",
     "vendor",
     "xtask/Cargo.toml",
 ];
