@@ -8,17 +8,15 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::progress::Step;
+use crate::workspace;
 
 /// Builds a package's program with the release profile, alone, so that nothing else adds features to what it is made of; tells
 /// where it is.
 pub(super) fn release(package: &str) -> anyhow::Result<PathBuf> {
     let step = Step::start(format!("building {package} as it is released"), "minutes the first time");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = workspace::cargo()
         .args(["build", "--locked", "--quiet", "--release", "--package", package, "--bin", package])
         .arg("--message-format=json-render-diagnostics")
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
