@@ -10,7 +10,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _, future::join_all};
 use kube::{
-    Client, Resource as _, ResourceExt as _,
+    Client, ResourceExt as _,
     core::Selector,
     runtime::{
         Controller, WatchStreamExt as _,
@@ -34,7 +34,7 @@ use crate::{
     cache::{
         Cache, Parts, Scope, api,
         fill::{Progress, filled, follow},
-        light::LAST_APPLIED,
+        light::lighten,
     },
     telemetry::health::Health,
 };
@@ -67,8 +67,7 @@ impl Fleet {
             // The controller itself pauses after a failure.
             let selected = watcher::Config::default().labels_from(selector).page_size(PAGE);
             let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).modify(|binding| {
-                binding.meta_mut().managed_fields = None;
-                binding.annotations_mut().remove(LAST_APPLIED);
+                lighten(&mut binding.metadata);
                 if let Some(status) = &mut binding.status {
                     status.conditions.shrink_to_fit();
                 }
