@@ -56,7 +56,7 @@ use self::{
     grant_usage::keep_usage,
     lease::Candidate,
     live_grants::LiveGrants,
-    memory::{Entry, Memory},
+    memory::{Entry, Memory, seen},
     mints::Mints,
     schedule::Schedule,
     status::status,
@@ -65,7 +65,7 @@ use self::{
     uninjected::Search,
 };
 use crate::{
-    api::{IdTokenBinding, IdTokenBindingStatus},
+    api::IdTokenBinding,
     cache::{Cache, Scope, fill::Fills},
     clock,
     plan::{
@@ -284,7 +284,7 @@ async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Opti
     };
     let Some(pass) = ctx.fence.pass() else { return Ok(Some(RECHECK.unsigned_abs())) };
     let mut entry = ctx.memory.of(&owner.uid, pass.term());
-    entry.saw_status(binding.status.as_ref().unwrap_or(&IdTokenBindingStatus::default()));
+    entry.saw_status(seen(&binding));
     let visit = AssertUnwindSafe(reconcile(&ctx, &binding, &owner, &mut entry)).catch_unwind();
     let visit = Box::pin(pass.protect(visit)).await;
     if visit.is_some() {
@@ -300,8 +300,7 @@ async fn guarded(binding: Arc<IdTokenBinding>, ctx: Arc<Context>) -> Result<Opti
 /// How urgent a visit is, as far as that can be told without a look at anything else; `None`: it is for another process to make.
 fn rank(ctx: &Context, binding: &IdTokenBinding, owner: &Owner) -> Option<Rank> {
     let entry = ctx.memory.of(&owner.uid, ctx.fence.pass()?.term());
-    let seen = binding.status.clone().unwrap_or_default();
-    Some(Rank::of(entry.status(&seen).expiration_time, entry.attempts.is_some(), clock::now()))
+    Some(Rank::of(entry.status(seen(binding)).expiration_time, entry.attempts.is_some(), clock::now()))
 }
 
 async fn reconcile(
@@ -362,8 +361,7 @@ fn quiet_until(
     grace: SignedDuration,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let seen = binding.status.clone().unwrap_or_default();
-    if entry.status(&seen).not_granted_since.is_some() {
+    if entry.status(seen(binding)).not_granted_since.is_some() {
         return None;
     }
     let until = outcome.not_granted_since?.checked_add(quiet_for(grace)).ok()?;
