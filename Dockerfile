@@ -17,13 +17,13 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 WORKDIR /src
 COPY . .
 # The files are touched since cargo goes by their times, and those of another checkout may be older than what is in the
-# cache. Of xtask, a member of the workspace, only the manifest is here. Only with --target do build scripts and macros, which
+# cache. Of the workspace's other members, only the manifests are here. Only with --target do build scripts and macros, which
 # can't be static, get none of RUSTFLAGS.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/target,sharing=locked \
     set -eu; \
     find src -type f -exec touch {} +; \
-    mkdir -p xtask/src; : > xtask/src/lib.rs; \
+    mkdir -p xtask/src tests/simulation/src; : > xtask/src/lib.rs; : > tests/simulation/src/lib.rs; \
     host="$(rustc -vV | sed -n 's/^host: //p')"; \
     RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
     cargo auditable build --locked --release --target "$host" --target-dir /target \

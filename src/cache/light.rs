@@ -42,24 +42,30 @@ struct LookedAt {
     deletion_timestamp: Option<Timestamp>,
 }
 
+/// Takes away what nobody looks at, where it has been read all the same.
+pub fn lighten(metadata: &mut ObjectMeta) {
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+}
+
 impl From<LookedAt> for ObjectMeta {
     fn from(seen: LookedAt) -> Self {
-        let mut annotations = seen.annotations;
-        if let Some(annotations) = &mut annotations {
-            annotations.remove(LAST_APPLIED);
-        }
-        Self {
+        let mut metadata = Self {
             name: seen.name,
             namespace: seen.namespace,
             uid: seen.uid,
             resource_version: seen.resource_version,
             labels: seen.labels,
-            annotations,
+            annotations: seen.annotations,
             owner_references: seen.owner_references,
             finalizers: seen.finalizers,
             deletion_timestamp: seen.deletion_timestamp.map(Time),
             ..Self::default()
-        }
+        };
+        lighten(&mut metadata);
+        metadata
     }
 }
 
@@ -97,7 +103,7 @@ impl<K: Resource> Resource for Light<K> {
 }
 
 /// Holds whole objects, and so the data of Secrets that were applied by kubectl.
-pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{
     context::Context,
-    memory::Entry,
+    memory::{Entry, seen},
     publish::{Failed, Minted, mint},
     revoke::{Revoked, revoke},
     status::status,
@@ -95,8 +95,7 @@ pub(super) async fn apply(
                     let now = clock::now();
                     let next = now.checked_add(pause).ok();
                     let has_token = secret.current(&wanted.spec_hash, now).is_some();
-                    let seen = binding.status.clone().unwrap_or_default();
-                    let is_new = entry.status(&seen).conditions.is_empty();
+                    let is_new = entry.status(seen(binding)).conditions.is_empty();
                     let problem = (!has_token && !is_new).then(held_back);
                     Outcome { next, problem, put_off: has_token, ..as_it_is }
                 }
@@ -243,8 +242,7 @@ async fn first_seen_then_mint(
     entry: &mut Entry,
 ) -> Result<Minted, Failed> {
     // The newest status known: an old copy from the watch must not put Pending over a later word.
-    let seen = binding.status.clone().unwrap_or_default();
-    let has_none = entry.status(&seen).conditions.is_empty();
+    let has_none = entry.status(seen(binding)).conditions.is_empty();
     let mut minting = Box::pin(mint(ctx, owner, wanted, facts));
     if !has_none {
         return minting.await;

@@ -2,7 +2,12 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{context::Context, credentials::InCluster, memory::Entry, secrets};
+use super::{
+    context::Context,
+    credentials::InCluster,
+    memory::{Entry, seen},
+    secrets,
+};
 use crate::{
     api::{IdTokenBinding, IdTokenBindingStatus, Reason},
     plan::{
@@ -29,8 +34,7 @@ pub(super) async fn dereference(
     wanted: &Wanted,
     entry: &Entry,
 ) -> Result<Facts, secrets::Error> {
-    let (seen, now) = (binding.status.clone().unwrap_or_default(), crate::clock::now());
-    let status = entry.status(&seen);
+    let (status, now) = (entry.status(seen(binding)), crate::clock::now());
     let looked = async {
         let secret = observe_secret(ctx, owner, wanted, status).await?;
         let known = secret.record().and_then(|record| record.credential.clone());
@@ -81,8 +85,7 @@ pub(super) async fn dereference_invalid(
     problem: &Problem,
     entry: &Entry,
 ) -> Facts {
-    let seen = binding.status.clone().unwrap_or_default();
-    let status = entry.status(&seen);
+    let status = entry.status(seen(binding));
     let name = status.secret_name.as_deref().unwrap_or_default();
     let cached = ctx.caches.namespaced.secrets.get(&owner.namespace, name);
     let secret = observe(cached.as_ref(), &owner.uid, true);

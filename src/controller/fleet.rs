@@ -10,7 +10,7 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, future::join_all};
 use kube::{
-    Client, Resource as _, ResourceExt as _,
+    Client, ResourceExt as _,
     core::Selector,
     runtime::{
         WatchStreamExt as _,
@@ -32,7 +32,7 @@ use crate::{
     cache::{
         Cache, Parts, Scope, api,
         fill::{Progress, filled, follow},
-        light::LAST_APPLIED,
+        light::lighten,
     },
     telemetry::health::Health,
 };
@@ -60,8 +60,7 @@ impl Fleet {
             let selected = watcher::Config::default().labels_from(selector).page_size(PAGE);
             let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).default_backoff();
             let bindings = bindings.modify(|binding| {
-                binding.meta_mut().managed_fields = None;
-                binding.annotations_mut().remove(LAST_APPLIED);
+                lighten(&mut binding.metadata);
                 if let Some(status) = &mut binding.status {
                     status.conditions.shrink_to_fit();
                 }

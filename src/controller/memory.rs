@@ -4,13 +4,13 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{Mutex, PoisonError},
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{IdTokenBindingStatus, condition::Stall},
+    api::{IdTokenBinding, IdTokenBindingStatus, condition::Stall},
     plan::{Attempts, Pause, Problem, Retry, refresh::retry_at},
 };
 
@@ -147,6 +147,12 @@ impl Entry {
         let (count, last) = self.restores.filter(|(_, last)| *last <= now)?;
         retry_at(last, Retry::Transient { retry_after: None }, count, uid)
     }
+}
+
+/// The status of a binding as it was seen; an empty one where it has none.
+pub(super) fn seen(binding: &IdTokenBinding) -> &IdTokenBindingStatus {
+    static NONE: LazyLock<IdTokenBindingStatus> = LazyLock::new(IdTokenBindingStatus::default);
+    binding.status.as_ref().unwrap_or(&NONE)
 }
 
 /// Tells statuses apart.

@@ -9,7 +9,12 @@ use kube::{
     runtime::events::{Event, EventType},
 };
 
-use super::{apply::Outcome, context::Context, memory::Entry, secrets::METADATA_ONLY};
+use super::{
+    apply::Outcome,
+    context::Context,
+    memory::{Entry, seen},
+    secrets::METADATA_ONLY,
+};
 use crate::{
     api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus},
     plan::{
@@ -42,8 +47,7 @@ pub(super) async fn status(
     entry: &mut Entry,
 ) -> Result<(), Error> {
     let now = crate::clock::now();
-    let seen = binding.status.clone().unwrap_or_default();
-    let previous = entry.status(&seen).clone();
+    let previous = entry.status(seen(binding)).clone();
     let failing_since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
     let attempts = entry.attempts.as_deref();
     let report = Report { failing_since, attempts, ..report(binding, &previous, wanted, outcome, now) };
@@ -54,7 +58,7 @@ pub(super) async fn status(
     if !write(ctx, owner, &next).await? {
         return Ok(()); // the binding is gone
     }
-    entry.wrote_status(&seen, next.clone(), now);
+    entry.wrote_status(seen(binding), next.clone(), now);
     if let Some(event) = status::event(&previous, &next, outcome.problem.as_ref()) {
         log(owner, &event);
         announce(ctx, binding, event).await;

@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::core::v1::{Namespace, Secret, ServiceAccount},
 };
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client,
     core::PartialObjectMeta,
     runtime::{
         WatchStreamExt as _,
@@ -34,7 +34,7 @@ use crate::{
         Cache, Parts, Scope, api,
         fill::{Progress, follow},
         index::Index,
-        light::{LAST_APPLIED, Light},
+        light::{Light, lighten},
     },
     plan::grant::selects,
     telemetry::health::Health,
@@ -193,11 +193,7 @@ impl Triggers {
             + 'static,
     {
         let (store, writer) = store();
-        // Half of an object, and asked for by nobody here.
-        let events = watcher(api, config).default_backoff().modify(|object| {
-            object.meta_mut().managed_fields = None;
-            object.annotations_mut().remove(LAST_APPLIED);
-        });
+        let events = watcher(api, config).default_backoff().modify(|object| lighten(object.meta_mut()));
         let events = reflector(writer, events);
         let (events, progress) = follow(events, name, namespace, &self.refused);
         (store, touched(events), progress)

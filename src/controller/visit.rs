@@ -10,13 +10,13 @@ use super::{
     apply::{Outcome, apply, apply_invalid},
     context::Context,
     dereference::{dereference, dereference_invalid},
-    memory::Entry,
+    memory::{Entry, seen},
     queue::{Name, Visit},
     secrets,
     status::{self, status},
 };
 use crate::{
-    api::{IdTokenBinding, IdTokenBindingStatus},
+    api::IdTokenBinding,
     clock,
     plan::{
         decide::{Decision, decide, quiet_for, settle},
@@ -55,7 +55,7 @@ async fn guarded(ctx: &Context, name: &Name) -> Result<Option<Duration>, Error> 
     // Who leads next visits all of them.
     let Some(pass) = ctx.fence.pass() else { return Ok(None) };
     let mut entry = ctx.memory.of(&owner.uid, pass.term());
-    entry.saw_status(binding.status.as_ref().unwrap_or(&IdTokenBindingStatus::default()));
+    entry.saw_status(seen(&binding));
     let visit = AssertUnwindSafe(reconcile(ctx, &binding, &owner, &mut entry)).catch_unwind();
     let visit = Box::pin(pass.protect(visit)).await;
     if visit.is_some() {
@@ -74,8 +74,7 @@ pub(super) fn rank(ctx: &Context, name: &Name) -> Option<Rank> {
     let binding = ctx.bindings.get(&name.namespace, &name.name)?;
     let uid = binding.metadata.uid.as_deref()?;
     let entry = ctx.memory.of(uid, ctx.fence.pass()?.term());
-    let none = IdTokenBindingStatus::default();
-    let status = entry.status(binding.status.as_ref().unwrap_or(&none));
+    let status = entry.status(seen(&binding));
     Some(Rank::of(status.expiration_time, entry.attempts.is_some(), clock::now()))
 }
 
@@ -137,8 +136,7 @@ fn quiet_until(
     grace: SignedDuration,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let seen = binding.status.clone().unwrap_or_default();
-    if entry.status(&seen).not_granted_since.is_some() {
+    if entry.status(seen(binding)).not_granted_since.is_some() {
         return None;
     }
     let until = outcome.not_granted_since?.checked_add(quiet_for(grace)).ok()?;

@@ -23,11 +23,12 @@ pub use golden::{Case, cases};
 pub use render::{objects, template};
 pub use schemas::{Schemas, cert_manager_crds, foreign_crds};
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::tools::Tool;
+use crate::workspace;
 
 /// The name of the chart, and of the release that is rendered.
 pub const CHART: &str = "idtoken-operator";
@@ -62,10 +63,5 @@ pub fn check() -> anyhow::Result<()> {
 /// The directory of the chart.
 #[must_use]
 pub fn directory() -> PathBuf {
-    workspace().join("charts").join(CHART)
-}
-
-/// The directory of the workspace.
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    workspace::root().join("charts").join(CHART)
 }

@@ -17,6 +17,7 @@ use clap::{Args, ValueEnum};
 
 use crate::packages;
 use crate::progress::Step;
+use crate::workspace;
 
 /// Feed what reads bytes from outside with inputs that a fuzzer makes; fail where one breaks a promise
 #[derive(Debug, Args)]
@@ -96,7 +97,7 @@ fn fuzz(targets: &[Target], each: Duration) -> anyhow::Result<()> {
 /// Builds the targets. The result is the directory that they are in.
 fn build(directory: &Path) -> anyhow::Result<PathBuf> {
     let step = Step::start("building the fuzz targets", "minutes the first time");
-    let package = workspace().join("tests/fuzz");
+    let package = workspace::root().join("tests/fuzz");
     same_versions(&package)?;
     let host = host()?;
     let status = Command::new(cargo())
@@ -116,7 +117,7 @@ fn build(directory: &Path) -> anyhow::Result<PathBuf> {
 
 /// Gives the package the workspace's own versions to start from, where those have changed.
 fn same_versions(package: &Path) -> anyhow::Result<()> {
-    let (ours, theirs) = (workspace().join("Cargo.lock"), package.join("Cargo.lock"));
+    let (ours, theirs) = (workspace::root().join("Cargo.lock"), package.join("Cargo.lock"));
     let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     if changed(&theirs) < changed(&ours) {
         fs::copy(&ours, &theirs).context("cannot copy Cargo.lock")?;
@@ -135,13 +136,8 @@ fn host() -> anyhow::Result<String> {
 /// Beside what else cargo builds: nothing of it is shared.
 fn directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| workspace().join("target"), PathBuf::from)
+        .map_or_else(|| workspace::root().join("target"), PathBuf::from)
         .join("fuzz")
-}
-
-fn workspace() -> PathBuf {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask).to_owned()
 }
 
 fn cargo() -> OsString {

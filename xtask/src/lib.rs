@@ -18,3 +18,4 @@ pub mod progress;
 pub mod simulate;
 pub mod test;
 pub mod tools;
+mod workspace;

@@ -1,13 +1,13 @@
 //! `cargo xtask simulate`: builds the simulation (`tests/simulation`) optimised and runs it.
 
 use std::ffi::OsString;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
 
 use crate::progress::Step;
+use crate::workspace;
 
 /// Run the controller in virtual time through bad days; `cargo xtask simulate --help` tells all about it
 #[derive(Debug, Args)]
@@ -50,8 +50,7 @@ fn simulation(options: &[OsString]) -> anyhow::Result<std::process::ExitStatus> 
 }
 
 fn cargo(what: &str) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = workspace::cargo();
     command.args([what, "--locked", "--quiet", "--profile", "simulation", "--package", "simulation"]);
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());
     command
 }

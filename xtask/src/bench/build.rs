@@ -1,24 +1,41 @@
 //! The programs that are measured: built as they are released.
 
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
+use tokio::task::spawn_blocking;
 
 use crate::progress::Step;
+use crate::workspace;
+
+/// The product to measure: the one that is `given`, or one built as it is released; for a `quick` look as it is developed. This program,
+/// which has to be as fast as what it measures, is replaced by its release build where it is none.
+pub(super) async fn product(given: Option<&Path>, quick: bool) -> anyhow::Result<PathBuf> {
+    let program = match given {
+        Some(program) => program.to_owned(),
+        None if quick => spawn_blocking(crate::demo::build_operator).await??,
+        None => spawn_blocking(|| release("idtoken-operator")).await??,
+    };
+    if cfg!(debug_assertions) && !quick {
+        let xtask = spawn_blocking(|| release("xtask")).await??;
+        let more: &[&OsStr] =
+            if given.is_some() { &[] } else { &[OsStr::new("--program"), program.as_os_str()] };
+        match instead(&xtask, more)? {}
+    }
+    Ok(program)
+}
 
 /// Builds a package's program with the release profile, alone, so that nothing else adds features to what it is made of; tells
 /// where it is.
-pub(super) fn release(package: &str) -> anyhow::Result<PathBuf> {
+fn release(package: &str) -> anyhow::Result<PathBuf> {
     let step = Step::start(format!("building {package} as it is released"), "minutes the first time");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = workspace::cargo()
         .args(["build", "--locked", "--quiet", "--release", "--package", package, "--bin", package])
         .arg("--message-format=json-render-diagnostics")
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
@@ -34,7 +51,7 @@ pub(super) fn release(package: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Runs `program` in place of this one, with this one's arguments and more; ends as it ends.
-pub(super) fn instead(program: &Path, more: &[&OsStr]) -> anyhow::Result<()> {
+fn instead(program: &Path, more: &[&OsStr]) -> anyhow::Result<Infallible> {
     let status = Command::new(program)
         .args(std::env::args_os().skip(1))
         .args(more)

@@ -16,6 +16,15 @@ pub(super) struct Ratio {
     pub(super) most: f64,
 }
 
+impl Ratio {
+    /// Of what each round had.
+    pub(super) fn of(ratios: Vec<f64>) -> Self {
+        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        Self { median: median(ratios), least, most }
+    }
+}
+
 /// Requests in a second.
 pub(super) fn requests_per_second(rounds: &[Round]) -> f64 {
     median(rounds.iter().map(rate).collect())
@@ -44,10 +53,7 @@ pub(super) fn quantiles<const N: usize>(rounds: &[Round], parts: [f64; N]) -> [f
 }
 
 fn ratio(rounds: &[Round], other: &[Round], figure: fn(&Round) -> f64) -> Ratio {
-    let ratios: Vec<_> = rounds.iter().zip(other).map(|(one, other)| figure(one) / figure(other)).collect();
-    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    Ratio { median: median(ratios), least, most }
+    Ratio::of(rounds.iter().zip(other).map(|(one, other)| figure(one) / figure(other)).collect())
 }
 
 fn rate(round: &Round) -> f64 {

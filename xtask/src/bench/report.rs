@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use anyhow::ensure;
 use serde::Serialize;
 
 use super::figures::{self, Ratio};
@@ -118,8 +119,7 @@ pub(super) fn targets(clients: &[u32], floor: &Measured, few: &Measured, many: &
             figures::rate_ratio(&many, &few).median,
         ));
     }
-    #[expect(clippy::cast_precision_loss)]
-    let peak = many.usage.peak as f64 / 1e6;
+    let peak = megabytes(many.usage.peak);
     targets.push(at_most(MEMORY, "MB of memory at the peak, with many bindings".to_owned(), peak));
     targets
 }
@@ -138,9 +138,8 @@ pub(super) fn exactly(goal: f64, what: String, value: f64) -> Target {
     Target { what, goal: format!("exactly {goal}"), value, met: (value - goal).abs() < f64::EPSILON }
 }
 
-impl Report {
-    /// For people.
-    pub(super) fn table(&self) -> String {
+impl Judged for Report {
+    fn table(&self) -> String {
         let mut text = String::new();
         for server in &self.servers {
             let bindings = server.bindings.map(|count| format!(", {count} bindings")).unwrap_or_default();
@@ -164,20 +163,46 @@ impl Report {
             }
             text.push('\n');
         }
-        for Target { what, goal, value, met } in &self.targets {
-            let met = if *met { "met   " } else { "MISSED" };
-            let _ = writeln!(text, "{met}  {value:>6.2}  {goal:<13}  {what}");
-        }
-        if !self.optimized {
-            text.push_str("\nThe programs are not as they are released: these figures mean nothing.\n");
-        }
-        text
+        text + &judgement(&self.targets, self.optimized)
     }
 
-    /// The targets that were missed.
-    pub(super) fn missed(&self) -> Vec<&str> {
-        self.targets.iter().filter(|target| !target.met).map(|target| target.what.as_str()).collect()
+    fn targets(&self) -> &[Target] {
+        &self.targets
     }
+}
+
+/// What a benchmark reports.
+pub(super) trait Judged: Serialize {
+    /// For people.
+    fn table(&self) -> String;
+
+    fn targets(&self) -> &[Target];
+}
+
+/// Prints a report: as a table, or as one JSON document. An error where a target is missed, if it is to `assert` that none is.
+pub(super) fn tell(report: &impl Judged, json: bool, assert: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    let missed = report.targets().iter().filter(|target| !target.met).map(|target| target.what.as_str());
+    let missed: Vec<_> = missed.collect();
+    ensure!(!assert || missed.is_empty(), "missed: {}", missed.join("; "));
+    Ok(())
+}
+
+/// The end of every table: a line for each target, and whether the figures mean anything.
+pub(super) fn judgement(targets: &[Target], optimized: bool) -> String {
+    let mut text = String::new();
+    for Target { what, goal, value, met } in targets {
+        let met = if *met { "met   " } else { "MISSED" };
+        let _ = writeln!(text, "{met}  {value:>8.2}  {goal:<13}  {what}");
+    }
+    if !optimized {
+        text.push_str("\nThe programs are not as they are released: these figures mean nothing.\n");
+    }
+    text
 }
 
 fn spread(Ratio { median, least, most }: Ratio) -> String {
@@ -185,7 +210,7 @@ fn spread(Ratio { median, least, most }: Ratio) -> String {
 }
 
 #[expect(clippy::cast_precision_loss)]
-fn megabytes(bytes: u64) -> f64 {
+pub(super) fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 

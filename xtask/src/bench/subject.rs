@@ -2,7 +2,7 @@
 //! that it has in a cluster, certificates of its own included.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -18,7 +18,7 @@ use super::population::Population;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::process::{Process, Program, wait_for};
 use crate::progress::Step;
-use crate::{port, probe};
+use crate::{port, probe, workspace};
 
 /// A webhook with its API server.
 pub(super) struct Subject {
@@ -49,7 +49,7 @@ pub(super) async fn start(
 
 /// Creates the kind of bindings, and the operator's namespace.
 async fn install(client: &Client) -> anyhow::Result<()> {
-    let file = workspace().join("crds/idtoken.dev_idtokenbindings.yaml");
+    let file = workspace::root().join("crds/idtoken.dev_idtokenbindings.yaml");
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut crd: CustomResourceDefinition = serde_yaml_ng::from_str(&text)?;
     // So that bindings can be made with their status, in one request instead of two.
@@ -111,10 +111,6 @@ async fn authority(client: &Client) -> anyhow::Result<String> {
     let bundle = String::from_utf8(bundle.context("the webhook has registered no caBundle")?.0)?;
     ensure!(!bundle.is_empty(), "the webhook has registered an empty caBundle");
     Ok(bundle)
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 const NAMESPACE: &str = "idtoken-system";

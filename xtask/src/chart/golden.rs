@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::{directory, template, workspace};
+use super::{directory, template};
+use crate::workspace;
 
 /// A file of values, and what the chart renders with it.
 #[derive(Clone, Debug)]
@@ -48,5 +49,5 @@ pub fn cases() -> anyhow::Result<Vec<Case>> {
 }
 
 pub(super) fn golden_directory() -> PathBuf {
-    workspace().join("tests/golden/chart")
+    workspace::root().join("tests/golden/chart")
 }

@@ -10,7 +10,8 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::{directory, workspace};
+use super::directory;
+use crate::workspace;
 
 /// A directory with a file for each kind: `<group>_<version>_<kind>.json`, in lower case.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ fn kind_of(object: &Value) -> anyhow::Result<(&str, &str)> {
 fn module(ours: &str, wanted: &str) -> anyhow::Result<PathBuf> {
     let output = Command::new("go")
         .args(["mod", "download", "-json", wanted])
-        .current_dir(workspace().join("xtask/tools").join(ours))
+        .current_dir(workspace::root().join("xtask/tools").join(ours))
         .env("GOWORK", "off")
         .stdin(Stdio::null())
         .output()

@@ -1,24 +1,22 @@
 //! Builds the program that the demo shows.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::progress::Step;
+use crate::workspace;
 
 /// Builds the operator with cargo, and tells where the program is.
 ///
 /// With the whole workspace selected, so that it shares the builds of its dependencies with `cargo test --workspace`.
 pub fn build() -> anyhow::Result<PathBuf> {
     let step = Step::start("building idtoken-operator", "minutes the first time, seconds afterwards");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = workspace::cargo()
         .args(["build", "--locked", "--quiet", "--workspace", "--bin", NAME])
         .arg("--message-format=json-render-diagnostics")
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;

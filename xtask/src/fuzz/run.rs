@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::{Target, seeds, workspace};
+use super::{Target, seeds};
 use crate::process::tail;
 use crate::progress::Step;
+use crate::workspace;
 
 /// Runs `target` for `time`. The error names the input that broke a promise.
 pub(super) fn run(target: Target, programs: &Path, directory: &Path, time: Duration) -> anyhow::Result<()> {
@@ -26,7 +27,7 @@ pub(super) fn run(target: Target, programs: &Path, directory: &Path, time: Durat
         .args([&corpus, &seeds])
         .arg(format!("-max_total_time={}", time.as_secs()))
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
-        .arg(format!("-dict={}", workspace().join("tests/fuzz/words.dict").display()))
+        .arg(format!("-dict={}", workspace::root().join("tests/fuzz/words.dict").display()))
         .args(["-timeout=10", "-rss_limit_mb=2048", "-max_len=16384", "-print_final_stats=1"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

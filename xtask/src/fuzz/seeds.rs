@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{Target, workspace};
+use super::Target;
+use crate::workspace;
 
 /// Writes the seeds of `target` to `directory`.
 pub(super) fn write(target: Target, directory: &Path) -> anyhow::Result<()> {
@@ -23,7 +24,7 @@ pub(super) fn write(target: Target, directory: &Path) -> anyhow::Result<()> {
 
 /// The pods of the fixtures.
 fn pods() -> anyhow::Result<Vec<Value>> {
-    let directory = workspace().join("tests/fixtures/inject");
+    let directory = workspace::root().join("tests/fixtures/inject");
     let files = fs::read_dir(&directory).with_context(|| format!("no {}", directory.display()))?;
     let pod = |file: std::io::Result<fs::DirEntry>| -> anyhow::Result<Value> {
         let mut fixture: Value = serde_yaml_ng::from_str(&fs::read_to_string(file?.path())?)?;

@@ -12,22 +12,24 @@ use super::key::Key;
 use super::store::Store;
 use crate::packages;
 use crate::progress::Step;
+use crate::workspace;
 
 const REFERENCE: &str = "idtoken.test/idtoken-operator:0.1.0";
 /// What the Dockerfile reads: what .dockerignore lets in, and the two themselves.
-const INPUTS: [&str; 8] = [
+const INPUTS: [&str; 9] = [
     ".cargo",
     ".dockerignore",
     "Cargo.lock",
     "Cargo.toml",
     "Dockerfile",
     "src",
+    "tests/simulation/Cargo.toml",
     "vendor",
     "xtask/Cargo.toml",
 ];
 
 pub(super) fn make(store: &Store) -> anyhow::Result<Archive> {
-    let sources = workspace();
+    let sources = workspace::root();
     let toolchain = Toolchain::find(&sources)?;
     let base = base::key(&toolchain.version);
     let key = key(&sources, &base)?;
@@ -132,11 +134,6 @@ fn printed(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn workspace() -> PathBuf {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask).to_owned()
-}
-
 const CARGO_AUDITABLE: &str = "0.7.7";
 const EXPECTATION: &str = "5 minutes the first time, less than two after a change";
 
@@ -149,20 +146,20 @@ mod tests {
 
     #[test]
     fn the_dockerfile_says_the_same_versions() {
-        let dockerfile = fs::read_to_string(workspace().join("Dockerfile")).unwrap();
+        let dockerfile = fs::read_to_string(workspace::root().join("Dockerfile")).unwrap();
         let lines: Vec<_> = dockerfile.lines().collect();
         assert!(lines.contains(&"ARG CARGO_AUDITABLE_VERSION=0.7.7"));
         assert_eq!(CARGO_AUDITABLE, "0.7.7");
         assert!(dockerfile.contains("org.opencontainers.image.version=\"0.1.0\""));
         assert_eq!(REFERENCE, "idtoken.test/idtoken-operator:0.1.0");
-        let manifest = fs::read_to_string(workspace().join("Cargo.toml")).unwrap();
+        let manifest = fs::read_to_string(workspace::root().join("Cargo.toml")).unwrap();
         assert!(manifest.contains("name = \"idtoken-operator\"\nversion = \"0.1.0\"\n"));
     }
 
     /// A file that the build reads and that the key leaves out would leave a stale image.
     #[test]
     fn the_key_covers_what_the_build_is_given() {
-        let ignore = fs::read_to_string(workspace().join(".dockerignore")).unwrap();
+        let ignore = fs::read_to_string(workspace::root().join(".dockerignore")).unwrap();
         let mut given: Vec<_> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
         given.extend([".dockerignore", "Dockerfile"]);
         given.sort_unstable();

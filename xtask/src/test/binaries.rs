@@ -1,12 +1,13 @@
 //! The test binaries of the workspace, and the tests in them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
 use crate::progress::Step;
+use crate::workspace;
 
 /// One test binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub(super) struct Binary {
 /// Builds every test of the workspace.
 pub(super) fn build() -> anyhow::Result<Vec<Binary>> {
     let step = Step::start("building the tests", "minutes the first time");
-    let output = cargo()
+    let output = workspace::cargo()
         .args(["test", "--workspace", "--locked", "--no-run", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
@@ -31,19 +32,6 @@ pub(super) fn build() -> anyhow::Result<Vec<Binary>> {
     ensure!(output.status.success(), "building the tests failed ({})", output.status);
     step.done();
     Ok(parse(&String::from_utf8_lossy(&output.stdout)))
-}
-
-/// Cargo, in the workspace.
-pub(super) fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(workspace()).stdin(Stdio::null());
-    command
-}
-
-/// The root of the workspace.
-pub(super) fn workspace() -> PathBuf {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask).to_owned()
 }
 
 impl Binary {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use tokio::time::Instant;
 
-use super::binaries::cargo;
 use super::report::Report;
 use crate::fuzz;
 use crate::progress::Step;
 use crate::tools::{Tools, cache_directory};
+use crate::workspace::{self, cargo};
 
 /// Formatting, lints, documentation and dependencies.
 pub(super) fn run(report: &mut Report, install: bool) {
@@ -24,7 +24,7 @@ pub(super) fn run(report: &mut Report, install: bool) {
         Ok(Some(program)) => {
             let mut command = Command::new(program);
             command.args(["deny", "--workspace", "check", "bans", "licenses", "sources"]);
-            command.current_dir(super::binaries::workspace());
+            command.current_dir(workspace::root());
             checked(report, "cargo-deny", command);
         }
         Ok(None) => report.check_left_out(

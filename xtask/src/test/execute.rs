@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::Tier;
 use super::assign::Suite;
-use super::binaries::cargo;
 use super::needs::Environment;
 use super::report::{Report, Tally};
+use crate::workspace::cargo;
 
 /// Runs the tests of one tier in one binary. As many must run as the binary has listed.
 pub(super) fn suite(suite: &Suite, tier: Tier, environment: &Environment, report: &mut Report) {

@@ -18,12 +18,10 @@ mod survey;
 mod targets;
 mod writes;
 
-use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use anyhow::ensure;
 use clap::Args;
 
 use super::build;
@@ -83,27 +81,9 @@ pub(super) async fn run(mut args: ControllerArgs) -> anyhow::Result<()> {
     if args.quick {
         (args.rounds, args.steady) = (1, 1);
     }
-    let program = match &args.program {
-        Some(program) => program.clone(),
-        None if args.quick => tokio::task::spawn_blocking(crate::demo::build_operator).await??,
-        None => tokio::task::spawn_blocking(|| build::release("idtoken-operator")).await??,
-    };
-    if cfg!(debug_assertions) && !args.quick {
-        // The loop and Google have to be as fast as the controller is.
-        let xtask = tokio::task::spawn_blocking(|| build::release("xtask")).await??;
-        let given: &[&OsStr] =
-            if args.program.is_some() { &[] } else { &[OsStr::new("--program"), program.as_os_str()] };
-        return build::instead(&xtask, given);
-    }
+    let program = build::product(args.program.as_deref(), args.quick).await?;
     let report = measure(&args, program).await?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", report.table());
-    }
-    let missed = report.missed();
-    ensure!(!args.assert || missed.is_empty(), "missed: {}", missed.join("; "));
-    Ok(())
+    super::report::tell(&report, args.json, args.assert)
 }
 
 async fn measure(args: &ControllerArgs, program: PathBuf) -> anyhow::Result<Report> {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::super::figures::median;
-use super::super::report::Target;
+use super::super::figures::{Ratio, median};
+use super::super::report::{Judged, Target, judgement, megabytes};
 use super::phase::{Cpu, Phase};
 use super::run::Measured;
 use super::survey::{Best, Rate};
@@ -66,7 +66,8 @@ impl Size {
     /// From what was measured of it.
     pub(super) fn of(measured: Measured) -> Self {
         let Measured { fleet, floors, starts, wave, refresh, restart, steady } = measured;
-        let ratios = || starts.iter().zip(&floors).map(|(start, floor)| start.seconds / floor.seconds);
+        let ratios = starts.iter().zip(&floors).map(|(start, floor)| start.seconds / floor.seconds);
+        let of_floor = Ratio::of(ratios.collect());
         let served = |cpu: Cpu| cpu.api_server + cpu.etcd;
         let cpu_ratios =
             starts.iter().zip(&floors).map(|(start, floor)| served(start.cpu) / served(floor.cpu));
@@ -76,9 +77,9 @@ impl Size {
         Self {
             bindings: fleet.0,
             tokens: fleet.tokens(),
-            of_floor: median(ratios().collect()),
-            of_floor_least: ratios().fold(f64::INFINITY, f64::min),
-            of_floor_most: ratios().fold(0.0, f64::max),
+            of_floor: of_floor.median,
+            of_floor_least: of_floor.least,
+            of_floor_most: of_floor.most,
             floor_cpu: floors.last().map_or_else(Cpu::default, |floor| floor.cpu),
             cpu_of_floor: median(cpu_ratios.collect()),
             memory_peak_bytes: peaks.max().unwrap_or_default(),
@@ -110,31 +111,23 @@ impl Size {
     }
 }
 
-impl Report {
-    /// The targets that were missed.
-    pub(super) fn missed(&self) -> Vec<&str> {
-        self.targets.iter().filter(|target| !target.met).map(|target| target.what.as_str()).collect()
-    }
-
-    /// For people.
-    pub(super) fn table(&self) -> String {
+impl Judged for Report {
+    fn table(&self) -> String {
         let mut text = self.writes_table();
         for size in &self.sizes {
             text.push('\n');
             text.push_str(&size.table());
         }
         text.push('\n');
-        for Target { what, goal, value, met } in &self.targets {
-            let met = if *met { "met   " } else { "MISSED" };
-            // Writing into a String does not fail.
-            let _ = writeln!(text, "{met}  {value:>8.2}  {goal:<13}  {what}");
-        }
-        if !self.optimized {
-            text.push_str("\nThe programs are not as they are released: these figures mean nothing.\n");
-        }
-        text
+        text + &judgement(&self.targets, self.optimized)
     }
 
+    fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+}
+
+impl Report {
     fn writes_table(&self) -> String {
         let mut numbers: Vec<usize> = self.writes.iter().map(|rate| rate.at_once).collect();
         numbers.sort_unstable();
@@ -235,11 +228,6 @@ impl Size {
 /// How many there are for each.
 fn ratio(count: u64, of: u32) -> f64 {
     u32::try_from(count).map_or(f64::INFINITY, f64::from) / f64::from(of)
-}
-
-#[expect(clippy::cast_precision_loss)]
-pub(super) fn megabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
 }
 
 const HEAD: &str =

@@ -1,7 +1,7 @@
 //! What is to be reached.
 
-use super::super::report::{Target, at_most, exactly};
-use super::report::{Size, megabytes};
+use super::super::report::{Target, at_most, exactly, megabytes};
+use super::report::Size;
 
 /// Judges every size by itself, and growth from each to the next.
 pub(super) fn targets(sizes: &[Size]) -> Vec<Target> {

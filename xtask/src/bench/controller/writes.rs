@@ -184,8 +184,8 @@ pub(super) const WAYS: [Way; 10] = [
     way(Object::Secret, Write::Put, false),
     way(Object::Secret, Write::MergePatch, false),
     way(Object::Secret, Write::Apply, false),
-    way(Object::Status, Write::Apply, true),
     way(Object::Status, Write::Apply, false),
+    way(Object::Status, Write::Apply, true),
     way(Object::Status, Write::Put, false),
     way(Object::Status, Write::MergePatch, false),
 ];
