@@ -269,16 +269,15 @@ fn held_back() -> Problem {
 
 /// Notes that what has `key` is not tried before `until`.
 fn note_pause(entry: &mut Entry, key: String, until: Timestamp, problem: &Problem) {
-    let earlier = entry.attempts.take().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
+    let failures = failures(entry.attempts.as_deref(), &key, problem);
     let pause = Pause { key, noted_at: clock::now(), until };
-    let attempts = Attempts { failures: earlier.saturating_add(1), pause, problem: problem.clone() };
-    entry.attempts = Some(Box::new(attempts));
+    entry.attempts = Some(Box::new(Attempts { failures, pause, problem: problem.clone() }));
 }
 
 /// Notes that what has `key` failed; says when to try it again.
 fn note_failure(entry: &mut Entry, key: String, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
-    let earlier = entry.attempts.as_ref().filter(|a| a.pause.key == key).map_or(0, |a| a.failures);
-    let until = retry_at(clock::now(), problem.retry, earlier.saturating_add(1), &owner.uid);
+    let failures = failures(entry.attempts.as_deref(), &key, problem);
+    let until = retry_at(clock::now(), problem.retry, failures, &owner.uid);
     if let Some(until) = until {
         note_pause(entry, key, until, problem);
     } else {
@@ -287,5 +286,42 @@ fn note_failure(entry: &mut Entry, key: String, owner: &Owner, problem: &Problem
     until
 }
 
+/// How often what has `key` has failed in a row with this `problem`. Whose Secret can't be written has a token: what its source failed
+/// before, in an outage perhaps, is over and must not make the pause before the next write a long one.
+fn failures(before: Option<&Attempts>, key: &str, problem: &Problem) -> u32 {
+    let is_write = |problem: &Problem| problem.reason == Reason::SecretUnavailable;
+    let in_a_row = before
+        .filter(|before| before.pause.key == key && is_write(&before.problem) == is_write(problem))
+        .map_or(0, |before| before.failures);
+    in_a_row.saturating_add(1)
+}
+
 /// After so long without a token a binding gets its first conditions, which then are one write more.
 const PENDING: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_fails_after_an_outage_of_the_source_is_its_first_failure() {
+        let unavailable = Problem::transient(Reason::SourceUnavailable, "no answer");
+        let conflict = Problem::transient(Reason::SecretUnavailable, "another version");
+        let after = |problem: &Problem| Attempts {
+            failures: 9,
+            pause: Pause {
+                key: "k".to_owned(),
+                noted_at: Timestamp::UNIX_EPOCH,
+                until: Timestamp::UNIX_EPOCH,
+            },
+            problem: problem.clone(),
+        };
+        let (outage, writes) = (after(&unavailable), after(&conflict));
+        assert_eq!(failures(Some(&outage), "k", &unavailable), 10);
+        assert_eq!(failures(Some(&outage), "k", &conflict), 1);
+        assert_eq!(failures(Some(&writes), "k", &conflict), 10);
+        assert_eq!(failures(Some(&writes), "k", &unavailable), 1);
+        assert_eq!(failures(Some(&outage), "another", &unavailable), 1);
+        assert_eq!(failures(None, "k", &unavailable), 1);
+    }
+}

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use xtask::{
-    cluster::ClusterOptions,
+    cluster::{ClusterOptions, Part},
     google::Endpoint,
     process::{tail, wait_for},
 };
@@ -125,6 +125,20 @@ impl Fleet {
         timeout(PATIENCE, changes).await.expect("changes get through").unwrap();
         self.names.insert(late);
         refreshes.abort();
+    }
+
+    /// Goes through a disaster, and is sound afterwards.
+    pub async fn survives(&mut self, disaster: impl AsyncFnOnce(&mut Self)) {
+        self.during(disaster).await;
+        self.assert_sound().await;
+    }
+
+    /// A part of the control plane is killed, stays away for a while, and comes back.
+    pub async fn without(&mut self, part: Part) {
+        self.world.cluster.part(part).kill().unwrap();
+        sleep(Duration::from_secs(13)).await;
+        self.world.cluster.part(part).restart().unwrap();
+        self.world.cluster.ready(PATIENCE).await.unwrap();
     }
 
     /// What must hold after every disaster.

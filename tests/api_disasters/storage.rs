@@ -25,24 +25,15 @@ use crate::{
 async fn etcd_stands_still_and_then_is_killed() {
     let mut fleet = quiet().await;
     fleet
-        .during(async |fleet| {
+        .survives(async |fleet| {
             fleet.world.cluster.part(Part::Etcd).signal("STOP").unwrap();
             sleep(Duration::from_secs(13)).await;
             fleet.world.cluster.part(Part::Etcd).signal("CONT").unwrap();
             fleet.world.cluster.ready(PATIENCE).await.unwrap();
         })
         .await;
-    fleet.assert_sound().await;
 
-    fleet
-        .during(async |fleet| {
-            fleet.world.cluster.part(Part::Etcd).kill().unwrap();
-            sleep(Duration::from_secs(13)).await;
-            fleet.world.cluster.part(Part::Etcd).restart().unwrap();
-            fleet.world.cluster.ready(PATIENCE).await.unwrap();
-        })
-        .await;
-    fleet.assert_sound().await;
+    fleet.survives(async |fleet| fleet.without(Part::Etcd).await).await;
     fleet.end().await;
 }
 
@@ -56,7 +47,7 @@ async fn etcd_is_full_until_somebody_makes_room() {
     };
     let mut fleet = Fleet::start(options, &[], &[]).await;
     fleet
-        .during(async |fleet| {
+        .survives(async |fleet| {
             let (client, etcd) = (&fleet.world.client, Etcd::of(&fleet.world.cluster));
             fill(client).await;
             sleep(Duration::from_secs(13)).await;
@@ -67,7 +58,6 @@ async fn etcd_is_full_until_somebody_makes_room() {
             etcd.disarm().await;
         })
         .await;
-    fleet.assert_sound().await;
     fleet.end().await;
 }
 

@@ -336,8 +336,10 @@ fn token(secret: &Value) -> Option<Token> {
     })
 }
 
-/// For so many seconds together everything must be there for a token to be had: longer than the longest pause between two attempts.
-pub const TOGETHER: u64 = 180;
+/// For so many seconds together everything must be there for a token to be had: the longest pause between two attempts (150 s, and 10 s
+/// for those who wait for another's), the time-out of a request that Google left without an answer just before (30 s), and three writes
+/// that meet another version, with the pause after them.
+pub const TOGETHER: u64 = 200;
 
 #[cfg(test)]
 mod tests;

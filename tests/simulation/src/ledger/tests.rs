@@ -91,7 +91,7 @@ async fn a_late_token_that_could_have_been_had_is_a_failure() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_token_is_none_where_none_could_be_had_for_long_enough() {
-    for (available, broken) in [(179, 0), (180, 1)] {
+    for (available, broken) in [(199, 0), (200, 1)] {
         let mut book = Book::begin();
         book.led(0, 3 * 3600);
         book.token(5, 3605).await;
@@ -108,12 +108,12 @@ async fn a_late_token_is_none_where_none_could_be_had_for_long_enough() {
 async fn a_first_token_that_is_long_in_coming_is_a_failure_also_where_it_never_comes() {
     let mut book = Book::begin();
     book.led(0, 3 * 3600);
-    book.token(181, 3781).await;
+    book.token(201, 3801).await;
     assert_eq!(book.broken(), [(Rule::Late, 1)]);
     let mut book = Book::begin();
     book.led(0, 3 * 3600);
     let binding = book.binding().clone();
-    book.ledger.judge(&binding, book.position, 180);
+    book.ledger.judge(&binding, book.position, 200);
     assert_eq!(book.broken(), []);
     book.ledger.judge(&binding, book.position, 3600);
     assert_eq!(book.broken(), [(Rule::Late, 1)]);
