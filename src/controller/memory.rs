@@ -2,9 +2,9 @@
 //! request to the source too many.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -56,9 +56,14 @@ impl Memory {
         self.lock().insert(uid.to_owned(), entry);
     }
 
-    /// Forgets every binding that is not in `alive`.
-    pub(super) fn prune(&self, alive: &HashSet<String>) {
-        self.lock().retain(|uid, _| alive.contains(uid));
+    /// Forgets every binding that is not in `alive`, and of the others the status that was written, where it has been seen by now.
+    pub(super) fn sweep(&self, alive: &[Arc<IdTokenBinding>]) {
+        let by_uid = alive.iter().filter_map(|binding| Some((binding.metadata.uid.as_deref()?, &**binding)));
+        let alive: HashMap<&str, &IdTokenBinding> = by_uid.collect();
+        self.lock().retain(|uid, entry| {
+            let binding = alive.get(uid.as_str());
+            binding.inspect(|binding| entry.saw_status(seen(binding))).is_some()
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {

@@ -30,7 +30,7 @@ mod triggers;
 mod uninjected;
 mod visit;
 
-use std::{collections::HashSet, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use kube::{
@@ -171,7 +171,7 @@ fn begin(
     health: &Health,
     stop: &CancellationToken,
 ) {
-    tokio::spawn(health.vital("the forgetting of what is gone", forget_the_gone(ctx.clone(), stop.clone())));
+    tokio::spawn(health.vital("the sweep", sweep(ctx.clone(), stop.clone())));
     let (looked_at, told, end) = (ctx.clone(), health.clone(), stop.clone());
     let filled = fills.clone();
     let looks = async move {
@@ -226,20 +226,14 @@ fn context(
     }
 }
 
-async fn forget_the_gone(ctx: Arc<Context>, stop: CancellationToken) {
-    let mut minutes = 0_u32;
+/// Drops what nobody needs any more.
+async fn sweep(ctx: Arc<Context>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
         ctx.mints.sweep();
-        minutes = (minutes + 1) % FORGET_EVERY_MINUTES;
-        if minutes == 0 {
-            let state = ctx.bindings.state();
-            let alive: HashSet<String> = state.iter().filter_map(|b| b.metadata.uid.clone()).collect();
-            ctx.memory.prune(&alive);
-        }
+        ctx.memory.sweep(&ctx.bindings.state());
     }
 }
 
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-const FORGET_EVERY_MINUTES: u32 = 10;
 /// Visits under way at once. Nearly all wait for Google or for the API server, which answers no faster when more ask.
 const PLACES: NonZeroUsize = NonZeroUsize::new(32).unwrap();
