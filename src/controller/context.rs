@@ -1,6 +1,6 @@
 //! What every visit shares.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Namespace;
@@ -46,7 +46,7 @@ pub(super) struct Context {
     pub caches: Caches,
     /// Namespace and name of the ServiceAccount that this process acts as, once somebody asked; `None`: it acts as none.
     pub own_account: OnceCell<Option<(String, String)>>,
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     /// Open for the leader only.
     pub fence: Fence,
     /// How long a Secret stays that no grant allows any more.

@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     context::Context,
+    memory::Memory,
     queue::Queue,
     triggers::PAGE,
     visit::{rank, visit},
@@ -44,6 +45,8 @@ pub(super) struct Fleet {
     pub progress: Parts<Progress>,
     /// What they know of bindings, once they run.
     pub bindings: Cache<IdTokenBinding>,
+    /// What is remembered of them.
+    pub memory: Arc<Memory>,
 }
 
 impl Fleet {
@@ -55,6 +58,7 @@ impl Fleet {
         queue: &Queue,
         refused: &Gauge,
     ) -> Self {
+        let memory = Arc::<Memory>::default();
         let parts = scope.each(|namespace| {
             let (store, writer) = store();
             let selected = watcher::Config::default().labels_from(selector).page_size(PAGE);
@@ -67,7 +71,9 @@ impl Fleet {
             });
             let bindings = reflector(writer, bindings);
             let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
-            let mut asking = Asking { known: HashMap::new(), store: store.clone(), queue: queue.clone() };
+            let (known, store, queue, memory) =
+                (HashMap::new(), store.clone(), queue.clone(), memory.clone());
+            let mut asking = Asking { known, store: store.clone(), queue, memory };
             let watch = bindings.for_each(move |event| {
                 if let Ok(event) = event {
                     asking.see(&event);
@@ -78,7 +84,7 @@ impl Fleet {
         });
         let (stores, parts) = parts.unzip();
         let (watches, progress) = parts.unzip();
-        Self { watches, progress, bindings: Cache::of(stores) }
+        Self { watches, progress, bindings: Cache::of(stores), memory }
     }
 
     /// Runs each watch from the moment when what it `needs` is filled, and makes the visits, until `stop`, and until those under way are
@@ -136,12 +142,14 @@ struct Asking {
     known: HashMap<Option<String>, u64>,
     store: Store<IdTokenBinding>,
     queue: Queue,
+    memory: Arc<Memory>,
 }
 
 impl Asking {
     fn see(&mut self, event: &Event<IdTokenBinding>) {
         match event {
             Event::Apply(binding) => {
+                self.memory.saw(binding);
                 let asks = asks(binding);
                 if self.known.insert(binding.uid(), asks) != Some(asks) {
                     self.wake(binding);
@@ -205,7 +213,8 @@ mod tests {
         ];
         let (store, writer) = store();
         let queue = Queue::new(NonZeroUsize::new(1).unwrap(), Gauge::default());
-        let mut asking = Asking { known: HashMap::new(), store: store.clone(), queue: queue.clone() };
+        let (known, memory) = (HashMap::new(), Arc::default());
+        let mut asking = Asking { known, store: store.clone(), queue: queue.clone(), memory };
         let mut visits = 0;
         let (brought, expected): (Vec<_>, Vec<_>) = events.into_iter().unzip();
         let brought = stream::iter(brought.into_iter().map(Ok));

@@ -56,6 +56,14 @@ impl Memory {
         self.lock().insert(uid.to_owned(), entry);
     }
 
+    /// Forgets the status that was written to `binding`, if that is what has been seen of it now.
+    pub(super) fn saw(&self, binding: &IdTokenBinding) {
+        let uid = binding.metadata.uid.as_deref().unwrap_or_default();
+        if let Some(entry) = self.lock().get_mut(uid) {
+            entry.saw_status(seen(binding));
+        }
+    }
+
     /// Forgets every binding that is not in `alive`, and of the others the status that was written, where it has been seen by now.
     pub(super) fn sweep(&self, alive: &[Arc<IdTokenBinding>]) {
         let by_uid = alive.iter().filter_map(|binding| Some((binding.metadata.uid.as_deref()?, &**binding)));

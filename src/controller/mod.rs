@@ -48,7 +48,6 @@ use self::{
     grant_usage::keep_usage,
     lease::Candidate,
     live_grants::LiveGrants,
-    memory::Memory,
     mints::Mints,
     queue::Queue,
     triggers::Triggers,
@@ -148,7 +147,7 @@ pub async fn run(
             }
         }))
     });
-    let ctx = Arc::new(context(client, parts, caches, bindings.clone(), queue, fence, grace));
+    let ctx = Arc::new(context(client, parts, caches, &fleet, queue, fence, grace));
     let sees_all = scope.is_all() && selector.selects_all();
     let search = uninjected.map(|excluded| Search { ctx: ctx.clone(), scope, excluded });
     begin(&ctx, bindings, fills, sees_all, search, &health, &stop);
@@ -198,7 +197,7 @@ fn context(
     client: Client,
     parts: Parts,
     caches: Caches,
-    bindings: Cache<IdTokenBinding>,
+    fleet: &Fleet,
     queue: Queue,
     fence: Fence,
     grace: SignedDuration,
@@ -215,10 +214,10 @@ fn context(
         verifier: parts.verifier,
         mints: Mints::new(),
         queue,
-        bindings,
+        bindings: fleet.bindings.clone(),
         caches,
         own_account: OnceCell::new(),
-        memory: Memory::default(),
+        memory: fleet.memory.clone(),
         fence,
         grace,
         live_grants: LiveGrants::default(),

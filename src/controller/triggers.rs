@@ -151,6 +151,10 @@ impl Triggers {
             let now = current.state();
             let changed = changed(&before, &now);
             before = now;
+            // Most often it was our own word on who uses them.
+            if changed.is_empty() {
+                return Vec::new();
+            }
             concerned(&all, |namespace| may_concern(&changed, namespace, &labels))
         });
         let (all, current, mut before) = (self.bindings.clone(), namespaces.clone(), BTreeMap::new());

@@ -59,6 +59,10 @@ async fn guarded(ctx: &Context, name: &Name) -> Result<Option<Duration>, Error> 
     let visit = AssertUnwindSafe(reconcile(ctx, &binding, &owner, &mut entry)).catch_unwind();
     let visit = Box::pin(pass.protect(visit)).await;
     if visit.is_some() {
+        // The watch may have been faster than the answer to the write.
+        if let Some(now) = ctx.bindings.get(&name.namespace, &name.name) {
+            entry.saw_status(seen(&now));
+        }
         ctx.memory.keep(&owner.uid, entry);
     }
     let Owner { namespace, name, .. } = owner;

@@ -57,7 +57,7 @@ pub(super) struct Extent {
 }
 
 /// To be believed, and to see whether it works at all.
-pub(super) const THOROUGH: Extent = Extent { passes: 3, writes: 256, at_once: &[8, 32, 128] };
+pub(super) const THOROUGH: Extent = Extent { passes: 3, writes: 192, at_once: &[8, 32, 128] };
 pub(super) const QUICK: Extent = Extent { passes: 1, writes: 8, at_once: &[8] };
 
 /// Lets the product write one Secret and one status, and writes the like of them in every way.
@@ -74,9 +74,9 @@ pub(super) async fn survey(helm: &Path, program: &Path, extent: Extent) -> anyho
     let mut rates = Vec::new();
     for _ in 0..extent.passes {
         for at_once in extent.at_once {
-            let mut four: Vec<_> = sets.by_ref().take(SETS as usize).collect();
+            let mut sets_of_number: Vec<_> = sets.by_ref().take(SETS as usize).collect();
             for (index, way) in WAYS.into_iter().enumerate() {
-                let set = four.get_mut(set_of(index)).context("too few bindings")?;
+                let set = sets_of_number.get_mut(set_of(index)).context("too few bindings")?;
                 let serial = u32::try_from(index)? * 100_000;
                 let before = Cpu::now(&stage, None)?;
                 let writes_per_second = rate(&client, &templates, way, *at_once, set, serial).await?;
@@ -190,7 +190,7 @@ fn best(rates: &[Rate]) -> Option<Best> {
 }
 
 /// Sets of bindings for one number of writes at once: as many as there are ways to write a status.
-const SETS: u32 = 4;
+const SETS: u32 = 6;
 const SOON: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -230,6 +230,6 @@ mod tests {
 
     #[test]
     fn each_way_has_a_set_and_updates_follow_creations() {
-        assert_eq!((0..WAYS.len()).map(set_of).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 3]);
+        assert_eq!((0..WAYS.len()).map(set_of).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 5]);
     }
 }
