@@ -47,7 +47,7 @@ pub fn run() -> ExitCode {
     };
     let result = match cli.command {
         Command::Controller(args) => process::block_on(|stop| controller::run(args, stop)),
-        Command::Webhook(args) => process::block_on_one(|stop| webhook::run(args, stop)),
+        Command::Webhook(args) => process::block_on(|stop| webhook::run(args, stop)),
         Command::Crd(args) => crd::run(&args),
         Command::Check(args) => process::block_on(|stop| check::run(args, stop)),
         Command::Token(args) => token::run(args),

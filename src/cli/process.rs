@@ -51,32 +51,19 @@ pub(super) async fn start(
     Ok(Started { client: client(Retries::Kube).await?, health })
 }
 
-/// Runs `work` on the runtime, after TLS has been given its one provider. The first signal cancels what `work` is given, the
-/// second one ends it wherever it is.
+/// Runs `work`, after TLS has been given its one provider. The first signal cancels what `work` is given, the second one ends it
+/// wherever it is.
+///
+/// All on this one thread: each piece of work is small, and threads that wake each other for it cost more than a second one brings; nor
+/// does memory grow with the node's processors.
 pub(super) fn block_on<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<()>>,
-{
-    run_on(&mut Builder::new_multi_thread(), work)
-}
-
-/// The same on this one thread. Where each piece of work is small, threads that wake each other for it cost more than a second one
-/// brings; and memory does not grow with the node's processors.
-pub(super) fn block_on_one<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<()>>,
-{
-    run_on(&mut Builder::new_current_thread(), work)
-}
-
-fn run_on<F>(runtime: &mut Builder, work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
-    let runtime = runtime.enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let signals = shutdown::on_signals().context("signals can't be listened for")?;
         tokio::select! {

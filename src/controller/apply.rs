@@ -70,7 +70,7 @@ pub(super) async fn apply(
         }
         Decision::Wait { problem, until } => {
             let (next, look) = if facts.permitted.is_ok() { (until, None) } else { (None, until) };
-            entry.attempts = facts.attempts; // it may have been known from the status alone
+            entry.attempts = facts.attempts.map(Box::new); // it may have been known from the status alone
             Outcome { problem: Some(problem), next, look, ..as_it_is }
         }
         Decision::Refuse(problem) => {
@@ -118,7 +118,7 @@ fn not_published(
     let key = attempt_key(wanted, credential);
     let next = if problem.retry == Retry::OnNewCredential {
         let key = refusal_key(wanted, credential);
-        entry.attempts = Some(Attempts::for_good(key, problem.clone()));
+        entry.attempts = Some(Box::new(Attempts::for_good(key, problem.clone())));
         None
     } else if let Some(until) = failed.until {
         note_pause(entry, key, until, &problem);
@@ -215,7 +215,7 @@ fn ask_later(
     now: Timestamp,
 ) -> Timestamp {
     let until = ask_again_at(now, expires, &owner.uid);
-    entry.ask_again = Some(Pause { key: attempt_key(wanted, credential), noted_at: now, until });
+    entry.ask_again = Some(Box::new(Pause { key: attempt_key(wanted, credential), noted_at: now, until }));
     until
 }
 
@@ -269,14 +269,14 @@ fn held_back() -> Problem {
 
 /// Notes that what has `key` is not tried before `until`.
 fn note_pause(entry: &mut Entry, key: String, until: Timestamp, problem: &Problem) {
-    let failures = failures(entry.attempts.as_ref(), &key, problem);
+    let failures = failures(entry.attempts.as_deref(), &key, problem);
     let pause = Pause { key, noted_at: clock::now(), until };
-    entry.attempts = Some(Attempts { failures, pause, problem: problem.clone() });
+    entry.attempts = Some(Box::new(Attempts { failures, pause, problem: problem.clone() }));
 }
 
 /// Notes that what has `key` failed; says when to try it again.
 fn note_failure(entry: &mut Entry, key: String, owner: &Owner, problem: &Problem) -> Option<Timestamp> {
-    let failures = failures(entry.attempts.as_ref(), &key, problem);
+    let failures = failures(entry.attempts.as_deref(), &key, problem);
     let until = retry_at(clock::now(), problem.retry, failures, &owner.uid);
     if let Some(until) = until {
         note_pause(entry, key, until, problem);

@@ -1,6 +1,6 @@
 //! What every visit shares.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Namespace;
@@ -14,11 +14,10 @@ use kube::{
 };
 
 use tokio::sync::OnceCell;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, mints::Mints,
-    schedule::Schedule, triggers::Namespaced, turns::Turns,
+    fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, mints::Mints, queue::Queue,
+    triggers::Namespaced,
 };
 use crate::{
     api::{IdTokenBinding, IdTokenGrant, Reason},
@@ -41,14 +40,13 @@ pub(super) struct Context {
     pub minter: Minter,
     pub verifier: Verifier,
     pub mints: Mints,
-    /// Who may be visited now.
-    pub turns: Turns,
     pub bindings: Cache<IdTokenBinding>,
-    pub schedule: Schedule,
+    /// Which of them is visited when.
+    pub queue: Queue,
     pub caches: Caches,
     /// Namespace and name of the ServiceAccount that this process acts as, once somebody asked; `None`: it acts as none.
     pub own_account: OnceCell<Option<(String, String)>>,
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     /// Open for the leader only.
     pub fence: Fence,
     /// How long a Secret stays that no grant allows any more.
@@ -57,7 +55,6 @@ pub(super) struct Context {
     pub live_grants: LiveGrants,
     pub recorder: Recorder,
     pub metrics: Metrics,
-    pub stop: CancellationToken,
 }
 
 /// Filled by watches.

@@ -1,4 +1,4 @@
-//! The loops that visit bindings: one over all namespaces, or one for each that is served.
+//! The watches of bindings and the visits that come of them: one watch over all namespaces, or one for each that is served.
 
 use std::{
     collections::HashMap,
@@ -8,26 +8,25 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt as _, future::join_all};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, future::join_all};
 use kube::{
     Client, ResourceExt as _,
     core::Selector,
     runtime::{
-        Controller, WatchStreamExt as _,
-        controller::Config,
-        reflector::{ObjectRef, Store, reflector, store},
+        WatchStreamExt as _,
+        reflector::{Store, reflector, store},
         watcher::{self, Event, watcher},
     },
 };
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     context::Context,
-    fence::Fence,
-    triggers::{PAGE, Wake},
-    visit,
+    memory::Memory,
+    queue::Queue,
+    triggers::PAGE,
+    visit::{rank, visit},
 };
 use crate::{
     api::IdTokenBinding,
@@ -39,34 +38,32 @@ use crate::{
     telemetry::health::Health,
 };
 
-/// The loops, not yet running.
+/// The watches, not yet running.
 pub(super) struct Fleet {
-    controllers: Vec<Controller<IdTokenBinding>>,
-    /// How far the watches of bindings are, once they run.
+    watches: Parts<BoxFuture<'static, ()>>,
+    /// How far they are, once they run.
     pub progress: Parts<Progress>,
     /// What they know of bindings, once they run.
     pub bindings: Cache<IdTokenBinding>,
-    /// Ask each for a visit.
-    pub wakes: Parts<Wake>,
+    /// What is remembered of them.
+    pub memory: Arc<Memory>,
 }
 
 impl Fleet {
-    /// Loops over the bindings that `selector` selects in the namespaces of `scope`, until `stop`. All bindings are visited at the beginning of each term of leadership.
+    /// Watches of the bindings that `selector` selects in the namespaces of `scope`, which put into `queue` those that ask for a visit.
     pub(super) fn new(
         client: &Client,
         scope: &Scope,
         selector: &Selector,
-        fence: &Fence,
+        queue: &Queue,
         refused: &Gauge,
-        stop: &CancellationToken,
     ) -> Self {
-        let mut controllers = Vec::new();
+        let memory = Arc::<Memory>::default();
         let parts = scope.each(|namespace| {
-            let (wake, mut woken) = mpsc::unbounded_channel();
             let (store, writer) = store();
-            // The controller itself pauses after a failure.
             let selected = watcher::Config::default().labels_from(selector).page_size(PAGE);
-            let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).modify(|binding| {
+            let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).default_backoff();
+            let bindings = bindings.modify(|binding| {
                 lighten(&mut binding.metadata);
                 if let Some(status) = &mut binding.status {
                     status.conditions.shrink_to_fit();
@@ -74,21 +71,25 @@ impl Fleet {
             });
             let bindings = reflector(writer, bindings);
             let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
-            let controller =
-                Controller::for_stream(asking(bindings, store.clone(), wake.clone()), store.clone())
-                    .reconcile_on(futures::stream::poll_fn(move |cx| woken.poll_recv(cx)))
-                    .reconcile_all_on(fence.terms().map(drop))
-                    .graceful_shutdown_on(stop.clone().cancelled_owned());
-            controllers.push(controller);
-            (store, (wake, progress))
+            let (known, store, queue, memory) =
+                (HashMap::new(), store.clone(), queue.clone(), memory.clone());
+            let mut asking = Asking { known, store: store.clone(), queue, memory };
+            let watch = bindings.for_each(move |event| {
+                if let Ok(event) = event {
+                    asking.see(&event);
+                }
+                ready(())
+            });
+            (store, (watch.boxed(), progress))
         });
         let (stores, parts) = parts.unzip();
-        let (wakes, progress) = parts.unzip();
-        Self { controllers, progress, bindings: Cache::of(stores), wakes }
+        let (watches, progress) = parts.unzip();
+        Self { watches, progress, bindings: Cache::of(stores), memory }
     }
 
-    /// Runs each of them from the moment when what it `needs` is filled, until `stop`, and until the visits under way are over
-    /// or the drain period is. Deciding on half-filled caches would take grants for revoked and Secrets for deleted.
+    /// Runs each watch from the moment when what it `needs` is filled, and makes the visits, until `stop`, and until those under way are
+    /// over or the drain period is. Deciding on half-filled caches would take grants for revoked and Secrets for deleted. All bindings are
+    /// visited at the beginning of each term of leadership.
     pub(super) async fn run(
         self,
         ctx: Arc<Context>,
@@ -96,70 +97,74 @@ impl Fleet {
         health: &Health,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let loops = self.controllers.into_iter().zip(needs).map(|(controller, needs)| {
-            // What fails is logged where it does: the visit, the watch.
-            let visits = controller
-                // How many of them are made at once is decided by whose turn it is.
-                .with_config(Config::default().concurrency(LINE))
-                .run(visit, |_, never, _| match *never {}, ctx.clone())
-                .for_each(|_| ready(()));
-            health.vital("the reconcile loop", async move {
-                if stop.run_until_cancelled(filled(&needs)).await.is_some() {
-                    visits.await;
-                }
-            })
+        let watches = self.watches.into_all().zip(needs).map(|(watch, needs)| {
+            let work = async move {
+                filled(&needs).await;
+                watch.await;
+            };
+            health.vital("the watch of bindings", async move { stop.run_until_cancelled(work).await })
         });
+        let terms = ctx.fence.terms().for_each(|_| {
+            for binding in ctx.bindings.state() {
+                ctx.queue.wake(&binding.namespace().unwrap_or_default(), &binding.name_any());
+            }
+            ready(())
+        });
+        let terms = health.vital("the beginning of terms", stop.run_until_cancelled(terms));
+        let visits = health.vital("the visits", visits(ctx.clone(), stop));
         let late = async {
             stop.cancelled().await;
             tokio::time::sleep(DRAIN).await;
         };
         tokio::select! {
-            _ = join_all(loops) => {}
+            _ = futures::future::join3(join_all(watches), terms, visits) => {}
             () = late => tracing::warn!("visits were still under way at the end of the drain period; they are given up"),
         }
-        anyhow::ensure!(stop.is_cancelled(), "the reconcile loop has ended by itself");
+        anyhow::ensure!(stop.is_cancelled(), "the visits have ended by themselves");
         Ok(())
     }
 }
 
-/// The bindings that ask for something else than before. One that was not there meanwhile (its label made it another release's) has
-/// missed its visits, and asks anew though it has not changed. So does each that a new list brings, by `wake`: at its end, for only then
-/// are they in the `store`.
-fn asking(
-    events: impl Stream<Item = watcher::Result<Event<IdTokenBinding>>>,
+/// Makes visits until `stop`, and waits for those under way.
+async fn visits(ctx: Arc<Context>, stop: &CancellationToken) {
+    let under_way = TaskTracker::new();
+    while let Some(turn) = stop.run_until_cancelled(ctx.queue.next(|name| rank(&ctx, name))).await {
+        under_way.spawn(visit(ctx.clone(), turn));
+    }
+    under_way.close();
+    under_way.wait().await;
+}
+
+/// Finds the bindings that ask for something else than before. One that was not there meanwhile (its label made it another release's) has
+/// missed its visits, and asks anew though it has not changed. So does each that a new list brings: at its end, for only then are they in
+/// the store.
+struct Asking {
+    known: HashMap<Option<String>, u64>,
     store: Store<IdTokenBinding>,
-    wake: Wake,
-) -> impl Stream<Item = watcher::Result<IdTokenBinding>> {
-    let mut known = HashMap::new();
-    events.filter_map(move |event| {
-        ready(match event {
-            Ok(Event::Apply(binding)) => {
-                let asks = asks(&binding);
-                let before = known.insert(binding.uid(), asks);
-                (before != Some(asks)).then_some(Ok(binding))
-            }
-            Ok(Event::InitApply(binding)) => {
-                known.insert(binding.uid(), asks(&binding));
-                None
-            }
-            Ok(Event::Delete(binding)) => {
-                known.remove(&binding.uid());
-                None
-            }
-            Ok(Event::Init) => {
-                known.clear();
-                None
-            }
-            Ok(Event::InitDone) => {
-                for binding in store.state() {
-                    // Nobody takes from it any more at the end only.
-                    let _ = wake.send(ObjectRef::from_obj(&*binding));
+    queue: Queue,
+    memory: Arc<Memory>,
+}
+
+impl Asking {
+    fn see(&mut self, event: &Event<IdTokenBinding>) {
+        match event {
+            Event::Apply(binding) => {
+                self.memory.saw(binding);
+                let asks = asks(binding);
+                if self.known.insert(binding.uid(), asks) != Some(asks) {
+                    self.wake(binding);
                 }
-                None
             }
-            Err(error) => Some(Err(error)),
-        })
-    })
+            Event::InitApply(binding) => _ = self.known.insert(binding.uid(), asks(binding)),
+            Event::Delete(binding) => _ = self.known.remove(&binding.uid()),
+            Event::Init => self.known.clear(),
+            Event::InitDone => self.store.state().iter().for_each(|binding| self.wake(binding)),
+        }
+    }
+
+    fn wake(&self, binding: &IdTokenBinding) {
+        self.queue.wake(&binding.namespace().unwrap_or_default(), &binding.name_any());
+    }
 }
 
 /// What makes a visit of a binding, where it changes. Its status is our own work, and would make one for each that was made.
@@ -170,23 +175,24 @@ fn asks(binding: &IdTokenBinding) -> u64 {
     hasher.finish()
 }
 
-/// Visits among which the turn goes by need; others come into line behind them. The controller looks at each of them whenever one moves, so
-/// that a line of all bindings would cost the square of their number.
-const LINE: u16 = 512;
 /// Together with the pause before SIGTERM, well within the 30 s that a pod has to end.
 const DRAIN: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
+    use std::num::NonZeroUsize;
+
+    use futures::{FutureExt as _, StreamExt as _, stream};
 
     use super::*;
+    use crate::{controller::queue::Name, plan::turns::Rank};
 
     fn binding(generation: i64, ready: bool) -> IdTokenBinding {
         let spec =
             serde_json::json!({"audience": "https://orders.example", "source": {"metadataServer": {}}});
         let status = ready.then(|| serde_json::json!({"observedGeneration": generation}));
-        let metadata = serde_json::json!({"name": "orders", "uid": "u", "generation": generation});
+        let metadata =
+            serde_json::json!({"name": "orders", "namespace": "shop", "uid": "u", "generation": generation});
         let body = serde_json::json!({"apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding", "metadata": metadata, "spec": spec, "status": status});
         serde_json::from_value(body).unwrap()
     }
@@ -205,16 +211,25 @@ mod tests {
             (Event::InitApply(binding(2, true)), 3),
             (Event::InitDone, 4),
         ];
-        for (index, (_, expected)) in events.iter().enumerate() {
-            let until = events[..=index].iter().map(|(event, _)| Ok(event.clone()));
-            let ((store, writer), (wake, mut woken)) = (store(), mpsc::unbounded_channel());
-            let visits = asking(reflector(writer, stream::iter(until)), store.clone(), wake);
-            let mut count = visits.count().await;
-            while let Some(listed) = woken.recv().await {
-                assert!(store.get(&listed).is_some() || index != 2, "it is there to be visited");
-                count += 1;
+        let (store, writer) = store();
+        let queue = Queue::new(NonZeroUsize::new(1).unwrap(), Gauge::default());
+        let (known, memory) = (HashMap::new(), Arc::default());
+        let mut asking = Asking { known, store: store.clone(), queue: queue.clone(), memory };
+        let mut visits = 0;
+        let (brought, expected): (Vec<_>, Vec<_>) = events.into_iter().unzip();
+        let brought = stream::iter(brought.into_iter().map(Ok));
+        let mut brought = std::pin::pin!(reflector(writer, brought).zip(stream::iter(expected)));
+        while let Some((event, expected)) = brought.next().await {
+            let event: Event<IdTokenBinding> = event.unwrap();
+            asking.see(&event);
+            let is_there = |name: &Name| {
+                store.state().iter().any(|binding| binding.name_any() == *name.name).then_some(Rank::New)
+            };
+            while let Some(visit) = queue.next(is_there).now_or_never() {
+                visit.ends(None);
+                visits += 1;
             }
-            assert_eq!(count, *expected, "after {index}");
+            assert_eq!(visits, expected, "after {event:?}");
         }
     }
 }

@@ -2,9 +2,9 @@
 //! request to the source too many.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -18,13 +18,13 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<HashMap<String, Entry>>);
 
-/// What is remembered of one binding.
+/// What is remembered of one binding. What few have is in boxes: there are as many of these as bindings.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entry {
     /// Failures in a row, and when to try again.
-    pub attempts: Option<Attempts>,
+    pub attempts: Option<Box<Attempts>>,
     /// The source gave the same token again: when to ask next.
-    pub ask_again: Option<Pause>,
+    pub ask_again: Option<Box<Pause>>,
     /// How often the Secret was restored lately, and when last.
     restores: Option<(u32, Timestamp)>,
     /// The last status that was written, until the watch has brought it, and hashes of those that it and its forerunners replaced: whoever
@@ -56,9 +56,22 @@ impl Memory {
         self.lock().insert(uid.to_owned(), entry);
     }
 
-    /// Forgets every binding that is not in `alive`.
-    pub(super) fn prune(&self, alive: &HashSet<String>) {
-        self.lock().retain(|uid, _| alive.contains(uid));
+    /// Forgets the status that was written to `binding`, if that is what has been seen of it now.
+    pub(super) fn saw(&self, binding: &IdTokenBinding) {
+        let uid = binding.metadata.uid.as_deref().unwrap_or_default();
+        if let Some(entry) = self.lock().get_mut(uid) {
+            entry.saw_status(seen(binding));
+        }
+    }
+
+    /// Forgets every binding that is not in `alive`, and of the others the status that was written, where it has been seen by now.
+    pub(super) fn sweep(&self, alive: &[Arc<IdTokenBinding>]) {
+        let by_uid = alive.iter().filter_map(|binding| Some((binding.metadata.uid.as_deref()?, &**binding)));
+        let alive: HashMap<&str, &IdTokenBinding> = by_uid.collect();
+        self.lock().retain(|uid, entry| {
+            let binding = alive.get(uid.as_str());
+            binding.inspect(|binding| entry.saw_status(seen(binding))).is_some()
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {

@@ -143,7 +143,7 @@ fn describe(error: &kube::Error) -> String {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-pub(super) const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,6 @@ use super::{
     apply::Outcome,
     context::Context,
     memory::{Entry, seen},
-    secrets::METADATA_ONLY,
 };
 use crate::{
     api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus},
@@ -49,7 +48,7 @@ pub(super) async fn status(
     let now = crate::clock::now();
     let previous = entry.status(seen(binding)).clone();
     let failing_since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
-    let attempts = entry.attempts.as_ref();
+    let attempts = entry.attempts.as_deref();
     let report = Report { failing_since, attempts, ..report(binding, &previous, wanted, outcome, now) };
     let next = status::next(&previous, report, now);
     if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
@@ -115,8 +114,8 @@ async fn write(ctx: &Context, owner: &Owner, status: &IdTokenBindingStatus) -> R
             "{collection}/{}/status?force=true&fieldManager={FIELD_MANAGER}",
             owner.name
         ))
-        // The binding would come back whole, three times as large as what was sent.
-        .header(header::ACCEPT, METADATA_ONLY)
+        // It comes back whole, and is not read: its metadata alone would cost the API server no less.
+        .header(header::ACCEPT, "application/json")
         .header(header::CONTENT_TYPE, "application/apply-patch+yaml")
         .body(body.to_string().into_bytes())
         .map_err(kube::Error::HttpError)?;

@@ -20,13 +20,13 @@ use kube::{
     },
 };
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     context::Grants,
     grants_file::GrantsFile,
     packed::{Packed, Secrets},
+    queue::Queue,
 };
 use crate::{
     api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE, annotations, binding},
@@ -40,18 +40,14 @@ use crate::{
     telemetry::health::Health,
 };
 
-/// Bindings to look at. Unbounded: nobody takes from it before the caches are filled, and filling them puts one in for each
-/// Secret; a bound would make the two wait for each other. Afterwards the controller takes at once.
-pub(super) type Wake = mpsc::UnboundedSender<ObjectRef<IdTokenBinding>>;
-
-/// Starts watches, and tells the controllers whom a change concerns.
+/// Starts watches, and tells the queue whom a change concerns.
 pub(super) struct Triggers {
     pub client: Client,
     pub scope: Scope,
     /// Consulted for whom a change concerns.
     pub bindings: Cache<IdTokenBinding>,
-    /// One for each controller.
-    pub wakes: Parts<Wake>,
+    /// Told of them.
+    pub queue: Queue,
     pub health: Health,
     /// How many of the watches are refused now.
     pub refused: Gauge,
@@ -155,6 +151,10 @@ impl Triggers {
             let now = current.state();
             let changed = changed(&before, &now);
             before = now;
+            // Most often it was our own word on who uses them.
+            if changed.is_empty() {
+                return Vec::new();
+            }
             concerned(&all, |namespace| may_concern(&changed, namespace, &labels))
         });
         let (all, current, mut before) = (self.bindings.clone(), namespaces.clone(), BTreeMap::new());
@@ -209,22 +209,18 @@ impl Triggers {
         touched: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
         mut concerned: impl FnMut(Vec<K>) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
     ) {
-        let (wakes, stop) = (self.wakes.clone(), self.stop.clone());
-        let refs = touched
+        let (queue, stop) = (self.queue.clone(), self.stop.clone());
+        let touched = touched
             .filter_map(|item| ready(item.ok()))
             // Whatever came at once, as a first list does, is matched with all bindings at once.
             .ready_chunks(AT_ONCE)
-            .flat_map(move |objects| futures::stream::iter(concerned(objects)))
             .take_until(stop.cancelled_owned());
-        let work = async move {
-            let mut refs = std::pin::pin!(refs);
-            while let Some(reference) = refs.next().await {
-                let namespace = reference.namespace.as_deref().unwrap_or_default();
-                if wakes.of(namespace).is_some_and(|wake| wake.send(reference.clone()).is_err()) {
-                    break;
-                }
+        let work = touched.for_each(move |objects| {
+            for binding in concerned(objects) {
+                queue.wake(binding.namespace.as_deref().unwrap_or_default(), &binding.name);
             }
-        };
+            ready(())
+        });
         tokio::spawn(self.health.vital(name, work));
     }
 }

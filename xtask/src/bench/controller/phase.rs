@@ -52,6 +52,11 @@ impl Cpu {
         })
     }
 
+    /// That of API server and etcd together.
+    pub(super) fn served(self) -> f64 {
+        self.api_server + self.etcd
+    }
+
     /// What came since `before`.
     pub(super) fn since(self, before: Self) -> Self {
         Self {

@@ -68,9 +68,8 @@ impl Size {
         let Measured { fleet, floors, starts, wave, refresh, restart, steady } = measured;
         let ratios = starts.iter().zip(&floors).map(|(start, floor)| start.seconds / floor.seconds);
         let of_floor = Ratio::of(ratios.collect());
-        let served = |cpu: Cpu| cpu.api_server + cpu.etcd;
         let cpu_ratios =
-            starts.iter().zip(&floors).map(|(start, floor)| served(start.cpu) / served(floor.cpu));
+            starts.iter().zip(&floors).map(|(start, floor)| start.cpu.served() / floor.cpu.served());
         let refreshed = u32::try_from(wave.refreshed).map_or(f64::NAN, f64::from);
         let last = starts.last().cloned().unwrap_or_default();
         let peaks = starts.iter().chain([&refresh, &restart, &steady]).map(|phase| phase.memory_peak_bytes);
@@ -132,19 +131,18 @@ impl Report {
         let mut numbers: Vec<usize> = self.writes.iter().map(|rate| rate.at_once).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        let mut text = format!("{:<42}", "writes/s, by how many at once");
-        let of = |way, at_once| {
-            let rate = self.writes.iter().find(|rate| (rate.way, rate.at_once) == (way, at_once));
-            rate.map_or(f64::NAN, |rate| rate.writes_per_second)
-        };
+        let mut text = format!("{:<42}", "writes/s (CPU ms), by how many at once");
         for number in &numbers {
-            let _ = write!(text, "{number:>8}");
+            let _ = write!(text, "{number:>14}");
         }
         text.push('\n');
+        let of = |way, at_once| {
+            self.writes.iter().find(|rate| (rate.way, rate.at_once) == (way, at_once)).copied()
+        };
         for way in WAYS {
             let _ = write!(text, "{:<42}", way.label());
-            for number in &numbers {
-                let _ = write!(text, "{:>8.0}", of(way, *number));
+            for rate in numbers.iter().filter_map(|at_once| of(way, *at_once)) {
+                let _ = write!(text, "{:>7.0} ({:.2})", rate.writes_per_second, rate.cpu_millis);
             }
             text.push('\n');
         }
@@ -157,7 +155,8 @@ impl Report {
         ] {
             // The first of each object is the product's way.
             let used = WAYS.iter().find(|way| way.object == object).copied().unwrap_or(fastest);
-            let ratio = of(fastest, best.at_once) / of(used, best.at_once);
+            let speed = |way| of(way, best.at_once).map_or(f64::NAN, |rate| rate.writes_per_second);
+            let ratio = speed(fastest) / speed(used);
             let _ = writeln!(
                 text,
                 "  {}; the product: {}; {ratio:.2} times as fast",

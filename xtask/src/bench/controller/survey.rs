@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::super::figures::median;
 use super::fleet::{self, Fleet};
 use super::observer::Observer;
+use super::phase::Cpu;
 use super::stage::Stage;
 use super::writes::{Object, Target, Templates, Version, WAYS, Way};
 use crate::progress::Step;
@@ -32,6 +33,8 @@ pub(super) struct Rate {
     /// Writes under way at the same time.
     pub(super) at_once: usize,
     pub(super) writes_per_second: f64,
+    /// Processor time of API server and etcd for one write, in milliseconds. On a busy machine this says more than the rate does.
+    pub(super) cpu_millis: f64,
 }
 
 /// The fastest ways at the best number of writes at the same time.
@@ -54,7 +57,7 @@ pub(super) struct Extent {
 }
 
 /// To be believed, and to see whether it works at all.
-pub(super) const THOROUGH: Extent = Extent { passes: 2, writes: 256, at_once: &[8, 16, 32, 64, 128] };
+pub(super) const THOROUGH: Extent = Extent { passes: 3, writes: 192, at_once: &[8, 32, 128] };
 pub(super) const QUICK: Extent = Extent { passes: 1, writes: 8, at_once: &[8] };
 
 /// Lets the product write one Secret and one status, and writes the like of them in every way.
@@ -71,11 +74,15 @@ pub(super) async fn survey(helm: &Path, program: &Path, extent: Extent) -> anyho
     let mut rates = Vec::new();
     for _ in 0..extent.passes {
         for at_once in extent.at_once {
-            let mut four: Vec<_> = sets.by_ref().take(SETS as usize).collect();
+            let mut sets_of_number: Vec<_> = sets.by_ref().take(SETS as usize).collect();
             for (index, way) in WAYS.into_iter().enumerate() {
-                let set = four.get_mut(set_of(index)).context("too few bindings")?;
+                let set = sets_of_number.get_mut(set_of(index)).context("too few bindings")?;
                 let serial = u32::try_from(index)? * 100_000;
-                rates.push(rate(&client, &templates, way, *at_once, set, serial).await?);
+                let before = Cpu::now(&stage, None)?;
+                let writes_per_second = rate(&client, &templates, way, *at_once, set, serial).await?;
+                let used = Cpu::now(&stage, None)?.since(before).served();
+                let cpu_millis = 1000.0 * used / f64::from(extent.writes);
+                rates.push(Rate { way, at_once: *at_once, writes_per_second, cpu_millis });
             }
         }
     }
@@ -121,7 +128,7 @@ pub(super) async fn targets(client: &Client, fleet: Fleet) -> anyhow::Result<Vec
     Ok(targets)
 }
 
-/// Writes to all of `targets` in one way.
+/// Writes to all of `targets` in one way; how many it was a second.
 async fn rate(
     client: &Client,
     templates: &Templates,
@@ -129,7 +136,7 @@ async fn rate(
     at_once: usize,
     targets: &mut [Target],
     serial: u32,
-) -> anyhow::Result<Rate> {
+) -> anyhow::Result<f64> {
     let count = u32::try_from(targets.len())?;
     let start = Instant::now();
     stream::iter(targets)
@@ -137,7 +144,7 @@ async fn rate(
         .buffer_unordered(at_once)
         .try_collect::<()>()
         .await?;
-    Ok(Rate { way, at_once, writes_per_second: f64::from(count) / start.elapsed().as_secs_f64() })
+    Ok(f64::from(count) / start.elapsed().as_secs_f64())
 }
 
 /// Which set of bindings the way of that index in [`WAYS`] writes to. What updates a Secret updates those that were made the
@@ -149,15 +156,21 @@ fn set_of(index: usize) -> usize {
 
 /// One rate for each way and number, in the order of their first appearance.
 fn medians(rates: &[Rate]) -> Vec<Rate> {
-    let mut all: Vec<(Rate, Vec<f64>)> = Vec::new();
+    let mut all: Vec<Vec<Rate>> = Vec::new();
     for rate in rates {
-        let known = all.iter_mut().find(|(known, _)| (known.way, known.at_once) == (rate.way, rate.at_once));
+        let known = all.iter_mut().find(|of| (of[0].way, of[0].at_once) == (rate.way, rate.at_once));
         match known {
-            Some((_, values)) => values.push(rate.writes_per_second),
-            None => all.push((*rate, vec![rate.writes_per_second])),
+            Some(of) => of.push(*rate),
+            None => all.push(vec![*rate]),
         }
     }
-    all.into_iter().map(|(rate, values)| Rate { writes_per_second: median(values), ..rate }).collect()
+    let of = |rates: &[Rate], figure: fn(&Rate) -> f64| median(rates.iter().map(figure).collect());
+    let middle = |rates: &Vec<Rate>| Rate {
+        writes_per_second: of(rates, |rate| rate.writes_per_second),
+        cpu_millis: of(rates, |rate| rate.cpu_millis),
+        ..rates[0]
+    };
+    all.iter().map(middle).collect()
 }
 
 /// The number of writes at once with which a new Secret and a status take least time together, and the ways with it.
@@ -177,7 +190,7 @@ fn best(rates: &[Rate]) -> Option<Best> {
 }
 
 /// Sets of bindings for one number of writes at once: as many as there are ways to write a status.
-const SETS: u32 = 4;
+const SETS: u32 = 6;
 const SOON: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -188,7 +201,7 @@ mod tests {
     use super::*;
 
     fn rate(object: Object, write: Write, at_once: usize, writes_per_second: f64) -> Rate {
-        Rate { way: Way { object, write, whole_answer: false }, at_once, writes_per_second }
+        Rate { way: Way { object, write, whole_answer: false }, at_once, writes_per_second, cpu_millis: 1.0 }
     }
 
     #[test]
@@ -217,6 +230,6 @@ mod tests {
 
     #[test]
     fn each_way_has_a_set_and_updates_follow_creations() {
-        assert_eq!((0..WAYS.len()).map(set_of).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 3]);
+        assert_eq!((0..WAYS.len()).map(set_of).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 5]);
     }
 }

@@ -177,16 +177,18 @@ struct Answer {
 }
 
 /// All that can be compared. The first of each object is what the product uses.
-pub(super) const WAYS: [Way; 10] = [
+pub(super) const WAYS: [Way; 12] = [
     way(Object::NewSecret, Write::Post, false),
     way(Object::NewSecret, Write::Post, true),
     way(Object::NewSecret, Write::Apply, false),
     way(Object::Secret, Write::Put, false),
     way(Object::Secret, Write::MergePatch, false),
     way(Object::Secret, Write::Apply, false),
-    way(Object::Status, Write::Apply, false),
     way(Object::Status, Write::Apply, true),
+    way(Object::Status, Write::Apply, false),
+    way(Object::Status, Write::Put, true),
     way(Object::Status, Write::Put, false),
+    way(Object::Status, Write::MergePatch, true),
     way(Object::Status, Write::MergePatch, false),
 ];
 

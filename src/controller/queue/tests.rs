@@ -1,0 +1,156 @@
+use futures::FutureExt as _;
+use jiff::Timestamp;
+use tokio::time::{advance, timeout};
+
+use super::*;
+
+fn queue(places: usize) -> Queue {
+    Queue::new(NonZeroUsize::new(places).unwrap(), Gauge::default())
+}
+
+#[expect(clippy::unnecessary_wraps)] // as `Queue::next` has it
+const fn new(_: &Name) -> Option<Rank> {
+    Some(Rank::New)
+}
+
+/// The next visit, if it is time for one.
+fn called(queue: &Queue) -> Option<Visit> {
+    queue.next(new).now_or_never()
+}
+
+fn name(visit: &Visit) -> &str {
+    &visit.name().name
+}
+
+const fn lag(worst: u64, stalled: Option<u64>) -> Lag {
+    let stalled = match stalled {
+        Some(seconds) => Some(Duration::from_secs(seconds)),
+        None => None,
+    };
+    Lag { worst: Duration::from_secs(worst), stalled }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_woken_is_visited_once_and_again_where_something_happens_meanwhile() {
+    let queue = queue(5);
+    queue.wake("shop", "orders");
+    queue.wake("shop", "orders");
+    let visit = called(&queue).unwrap();
+    assert_eq!((&*visit.name().namespace, name(&visit)), ("shop", "orders"));
+    assert!(called(&queue).is_none(), "one visit at a time");
+    queue.wake("shop", "orders");
+    queue.wake("shop", "orders");
+    assert!(called(&queue).is_none(), "still one at a time");
+    visit.ends(None);
+    let again = called(&queue).unwrap();
+    again.ends(None);
+    assert!(called(&queue).is_none());
+    assert!(queue.lock().bindings.is_empty(), "nothing is left of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_rests_is_visited_when_it_is_due_or_woken_before() {
+    let queue = queue(5);
+    queue.wake("shop", "orders");
+    called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
+    let (began, next) = (Instant::now(), queue.next(new));
+    next.await.ends(Some(Duration::from_secs(60)));
+    assert_eq!(began.elapsed().as_secs(), 60);
+    advance(Duration::from_secs(10)).await;
+    queue.wake("shop", "orders");
+    called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
+    let began = Instant::now();
+    let _visit = queue.next(new).await;
+    assert_eq!(began.elapsed().as_secs(), 60, "and not after the 50 s that were left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_next_visit_hears_of_a_wake_an_end_and_an_earlier_one() {
+    let queue = queue(1);
+    let waiting = {
+        let queue = queue.clone();
+        tokio::spawn(async move { name(&queue.next(new).await).to_owned() })
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    queue.wake("shop", "orders");
+    assert_eq!(waiting.await.unwrap(), "orders");
+    // It was dropped without an end, as by a panic, and comes back after a while.
+    let began = Instant::now();
+    let visit = queue.next(new).await;
+    assert_eq!(began.elapsed().as_secs(), 5);
+    queue.wake("shop", "stock");
+    let (second, ()) = futures::join!(queue.next(new), async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        visit.ends(Some(Duration::from_secs(60)));
+    });
+    assert_eq!((name(&second), began.elapsed().as_secs()), ("stock", 8), "there is one place");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_turn_goes_by_need() {
+    let queue = queue(1);
+    queue.wake("shop", "first");
+    let first = called(&queue).unwrap();
+    let at = |minute: i64| Rank::Expires(Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_mins(minute));
+    let rank = |name: &Name| {
+        Some(match &*name.name {
+            "failing" => Rank::Failing,
+            "later" => at(9),
+            "sooner" => at(3),
+            _ => Rank::New,
+        })
+    };
+    for name in ["failing", "later", "sooner", "new"] {
+        queue.wake("shop", name);
+    }
+    assert!(queue.next(rank).now_or_never().is_none());
+    assert_eq!((queue.lock().line.len(), queue.0.line.get()), (4, 4));
+    let (mut visit, mut order) = (first, Vec::new());
+    for _ in 0..4 {
+        visit.ends(None);
+        visit = queue.next(rank).now_or_never().unwrap();
+        order.push(name(&visit).to_owned());
+    }
+    assert_eq!(order, ["new", "sooner", "later", "failing"]);
+    assert_eq!(queue.0.line.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_for_nobody_to_visit_is_forgotten_until_it_is_woken_or_adopted() {
+    let queue = queue(1);
+    queue.wake("shop", "orders");
+    assert!(timeout(Duration::from_hours(24), queue.next(|_| None)).await.is_err());
+    assert!(queue.lock().bindings.is_empty() && called(&queue).is_none());
+    let known = || ["orders", "stock"].map(|name| Name { namespace: "shop".into(), name: name.into() });
+    queue.adopt(known().into_iter());
+    let visits: Vec<_> = std::iter::from_fn(|| {
+        let visit = called(&queue)?;
+        let name = name(&visit).to_owned();
+        visit.ends(Some(Duration::from_secs(60)));
+        Some(name)
+    })
+    .collect();
+    assert_eq!(visits, ["orders", "stock"]);
+    queue.adopt(known().into_iter());
+    assert!(called(&queue).is_none(), "they are known, and not due");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_stands_still_is_noticed_after_five_minutes() {
+    let queue = queue(1);
+    assert_eq!(queue.look(), lag(0, None));
+    for name in ["a", "b", "c"] {
+        queue.wake("shop", name);
+    }
+    called(&queue).unwrap().ends(Some(Duration::from_secs(1000)));
+    let visit = called(&queue).unwrap();
+    advance(Duration::from_secs(299)).await;
+    assert_eq!(queue.look(), lag(299, None));
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(queue.look(), lag(300, Some(300)));
+    visit.ends(None);
+    assert_eq!(queue.look(), lag(300, None), "slow it may be, but it goes on");
+    called(&queue).unwrap().ends(None);
+    advance(Duration::from_secs(600)).await;
+    assert_eq!(queue.look(), lag(0, None), "nothing is due");
+}
