@@ -120,12 +120,6 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.0.of(namespace)?.get(&ObjectRef::new(name).within(namespace))
     }
-
-    /// All objects.
-    #[must_use]
-    pub fn state(&self) -> Vec<Arc<K>> {
-        self.0.iter().flat_map(Store::state).collect()
-    }
 }
 
 #[cfg(test)]

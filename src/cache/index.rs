@@ -1,7 +1,7 @@
 //! What watches tell of objects, as small as it may be kept.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -11,8 +11,8 @@ use kube::{Resource, ResourceExt as _, runtime::watcher::Event};
 #[derive(Debug)]
 pub struct Index<T>(Arc<RwLock<Known<T>>>);
 
-/// By namespace and name.
-type Known<T> = HashMap<Box<str>, HashMap<Box<str>, T>>;
+/// By namespace and name. In order, and as trees: a hash table takes three times its size while it grows.
+type Known<T> = BTreeMap<Box<str>, BTreeMap<Box<str>, T>>;
 
 impl<T> Clone for Index<T> {
     fn clone(&self) -> Self {
@@ -31,6 +31,16 @@ impl<T> Index<T> {
     pub fn get<R>(&self, namespace: &str, name: &str, read: impl FnOnce(&T) -> R) -> Option<R> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         Some(read(known.get(namespace)?.get(name)?))
+    }
+
+    /// Shows `see` the namespace and the name of each object in the namespaces that are `wanted`, in order, and what is kept of it.
+    pub fn each(&self, wanted: impl Fn(&str) -> bool, mut see: impl FnMut(&str, &str, &T)) {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        for (namespace, objects) in known.iter().filter(|(namespace, _)| wanted(namespace)) {
+            for (name, kept) in objects {
+                see(namespace, name, kept);
+            }
+        }
     }
 
     /// What takes over what a watch brings, event by event: of each object what `keep` makes of it. What is known stays while the watch
@@ -114,6 +124,23 @@ mod tests {
             (version(&index, "shop", "stock"), version(&index, "shop", "orders").as_deref()),
             (None, Some("2"))
         );
+    }
+
+    #[test]
+    fn each_shows_what_is_wanted_in_order() {
+        let (index, mut see) = index();
+        for (namespace, name) in [("shop", "stock"), ("bank", "money"), ("shop", "orders")] {
+            see(Event::Apply(secret(namespace, name, "1")));
+        }
+        let all = |wanted: fn(&str) -> bool| {
+            let mut seen = Vec::new();
+            index.each(wanted, |namespace, name, version| {
+                seen.push(format!("{namespace}/{name}@{}", version.as_deref().unwrap()));
+            });
+            seen
+        };
+        assert_eq!(all(|_| true), ["bank/money@1", "shop/orders@1", "shop/stock@1"]);
+        assert_eq!(all(|namespace| namespace == "shop"), ["shop/orders@1", "shop/stock@1"]);
     }
 
     #[test]

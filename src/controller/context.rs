@@ -16,12 +16,12 @@ use kube::{
 use tokio::sync::OnceCell;
 
 use super::{
-    fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory, mints::Mints, queue::Queue,
-    triggers::Namespaced,
+    bindings::Bindings, fence::Fence, grants_file::Current, live_grants::LiveGrants, memory::Memory,
+    mints::Mints, queue::Queue, triggers::Namespaced,
 };
 use crate::{
-    api::{IdTokenBinding, IdTokenGrant, Reason},
-    cache::{Cache, fill::Progress},
+    api::{IdTokenGrant, Reason},
+    cache::fill::Progress,
     plan::{
         Problem,
         grant::{self, Authority},
@@ -40,7 +40,7 @@ pub(super) struct Context {
     pub minter: Minter,
     pub verifier: Verifier,
     pub mints: Mints,
-    pub bindings: Cache<IdTokenBinding>,
+    pub bindings: Bindings,
     /// Which of them is visited when.
     pub queue: Queue,
     pub caches: Caches,

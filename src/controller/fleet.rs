@@ -1,20 +1,13 @@
 //! The watches of bindings and the visits that come of them: one watch over all namespaces, or one for each that is served.
 
-use std::{
-    collections::HashMap,
-    future::ready,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, future::join_all};
 use kube::{
-    Client, ResourceExt as _,
+    Client,
     core::Selector,
     runtime::{
         WatchStreamExt as _,
-        reflector::{Store, reflector, store},
         watcher::{self, Event, watcher},
     },
 };
@@ -22,17 +15,19 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    bindings::{Bindings, Packed, asks_anew},
     context::Context,
     memory::Memory,
-    queue::Queue,
+    queue::{Name, Queue},
     triggers::PAGE,
     visit::{rank, visit},
 };
 use crate::{
     api::IdTokenBinding,
     cache::{
-        Cache, Parts, Scope, api,
+        Parts, Scope, api,
         fill::{Progress, filled, follow},
+        index::Index,
         light::lighten,
     },
     telemetry::health::Health,
@@ -44,7 +39,7 @@ pub(super) struct Fleet {
     /// How far they are, once they run.
     pub progress: Parts<Progress>,
     /// What they know of bindings, once they run.
-    pub bindings: Cache<IdTokenBinding>,
+    pub bindings: Bindings,
     /// What is remembered of them.
     pub memory: Arc<Memory>,
 }
@@ -60,31 +55,23 @@ impl Fleet {
     ) -> Self {
         let memory = Arc::<Memory>::default();
         let parts = scope.each(|namespace| {
-            let (store, writer) = store();
+            let index = Index::default();
             let selected = watcher::Config::default().labels_from(selector).page_size(PAGE);
             let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).default_backoff();
-            let bindings = bindings.modify(|binding| {
-                lighten(&mut binding.metadata);
-                if let Some(status) = &mut binding.status {
-                    status.conditions.shrink_to_fit();
-                }
-            });
-            let bindings = reflector(writer, bindings);
+            let bindings = bindings.modify(|binding| lighten(&mut binding.metadata));
             let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
-            let (known, store, queue, memory) =
-                (HashMap::new(), store.clone(), queue.clone(), memory.clone());
-            let mut asking = Asking { known, store: store.clone(), queue, memory };
+            let mut see = seen(&index, queue.clone(), memory.clone());
             let watch = bindings.for_each(move |event| {
                 if let Ok(event) = event {
-                    asking.see(&event);
+                    see(&event);
                 }
                 ready(())
             });
-            (store, (watch.boxed(), progress))
+            (index, (watch.boxed(), progress))
         });
-        let (stores, parts) = parts.unzip();
+        let (indices, parts) = parts.unzip();
         let (watches, progress) = parts.unzip();
-        Self { watches, progress, bindings: Cache::of(stores), memory }
+        Self { watches, progress, bindings: Bindings::of(indices), memory }
     }
 
     /// Runs each watch from the moment when what it `needs` is filled, and makes the visits, until `stop`, and until those under way are
@@ -105,9 +92,7 @@ impl Fleet {
             health.vital("the watch of bindings", async move { stop.run_until_cancelled(work).await })
         });
         let terms = ctx.fence.terms().for_each(|_| {
-            for binding in ctx.bindings.state() {
-                ctx.queue.wake(&binding.namespace().unwrap_or_default(), &binding.name_any());
-            }
+            ctx.bindings.names(|_| true).into_iter().for_each(|name| ctx.queue.wake(name));
             ready(())
         });
         let terms = health.vital("the beginning of terms", stop.run_until_cancelled(terms));
@@ -135,44 +120,28 @@ async fn visits(ctx: Arc<Context>, stop: &CancellationToken) {
     under_way.wait().await;
 }
 
-/// Finds the bindings that ask for something else than before. One that was not there meanwhile (its label made it another release's) has
-/// missed its visits, and asks anew though it has not changed. So does each that a new list brings: at its end, for only then are they in
-/// the store.
-struct Asking {
-    known: HashMap<Option<String>, u64>,
-    store: Store<IdTokenBinding>,
+/// What takes over into `index` what a watch of bindings brings, and puts into `queue` those that ask for something else than before; of
+/// a new list all, once it is there.
+fn seen(
+    index: &Index<Packed>,
     queue: Queue,
     memory: Arc<Memory>,
-}
-
-impl Asking {
-    fn see(&mut self, event: &Event<IdTokenBinding>) {
+) -> impl FnMut(&Event<IdTokenBinding>) + Send + use<> {
+    let (mut write, index) = (index.writer(Packed::of), index.clone());
+    move |event| {
+        let asks = asks_anew(&index, event);
+        write(event);
+        asks.into_iter().for_each(|name| queue.wake(name));
         match event {
-            Event::Apply(binding) => {
-                self.memory.saw(binding);
-                let asks = asks(binding);
-                if self.known.insert(binding.uid(), asks) != Some(asks) {
-                    self.wake(binding);
-                }
+            Event::Apply(binding) => memory.saw(binding),
+            Event::InitDone => {
+                let mut all = Vec::new();
+                index.each(|_| true, |namespace, name, _| all.push(Name::new(namespace, name)));
+                all.into_iter().for_each(|name| queue.wake(name));
             }
-            Event::InitApply(binding) => _ = self.known.insert(binding.uid(), asks(binding)),
-            Event::Delete(binding) => _ = self.known.remove(&binding.uid()),
-            Event::Init => self.known.clear(),
-            Event::InitDone => self.store.state().iter().for_each(|binding| self.wake(binding)),
+            Event::Init | Event::InitApply(_) | Event::Delete(_) => {}
         }
     }
-
-    fn wake(&self, binding: &IdTokenBinding) {
-        self.queue.wake(&binding.namespace().unwrap_or_default(), &binding.name_any());
-    }
-}
-
-/// What makes a visit of a binding, where it changes. Its status is our own work, and would make one for each that was made.
-fn asks(binding: &IdTokenBinding) -> u64 {
-    let meta = &binding.metadata;
-    let mut hasher = DefaultHasher::new();
-    (meta.generation, &meta.annotations, meta.deletion_timestamp.is_some()).hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Together with the pause before SIGTERM, well within the 30 s that a pod has to end.
@@ -182,10 +151,10 @@ const DRAIN: Duration = Duration::from_secs(15);
 mod tests {
     use std::num::NonZeroUsize;
 
-    use futures::{FutureExt as _, StreamExt as _, stream};
+    use futures::FutureExt as _;
 
     use super::*;
-    use crate::{controller::queue::Name, plan::turns::Rank};
+    use crate::plan::turns::Rank;
 
     fn binding(generation: i64, ready: bool) -> IdTokenBinding {
         let spec =
@@ -197,8 +166,8 @@ mod tests {
         serde_json::from_value(body).unwrap()
     }
 
-    #[tokio::test]
-    async fn a_binding_asks_when_it_is_changed_comes_back_or_is_listed_anew_and_not_by_its_status() {
+    #[test]
+    fn a_binding_asks_when_it_is_changed_comes_back_or_is_listed_anew_and_not_by_its_status() {
         let events = [
             (Event::Init, 0),
             (Event::InitApply(binding(1, false)), 0),
@@ -211,20 +180,13 @@ mod tests {
             (Event::InitApply(binding(2, true)), 3),
             (Event::InitDone, 4),
         ];
-        let (store, writer) = store();
+        let index = Index::default();
         let queue = Queue::new(NonZeroUsize::new(1).unwrap(), Gauge::default());
-        let (known, memory) = (HashMap::new(), Arc::default());
-        let mut asking = Asking { known, store: store.clone(), queue: queue.clone(), memory };
+        let mut see = seen(&index, queue.clone(), Arc::default());
         let mut visits = 0;
-        let (brought, expected): (Vec<_>, Vec<_>) = events.into_iter().unzip();
-        let brought = stream::iter(brought.into_iter().map(Ok));
-        let mut brought = std::pin::pin!(reflector(writer, brought).zip(stream::iter(expected)));
-        while let Some((event, expected)) = brought.next().await {
-            let event: Event<IdTokenBinding> = event.unwrap();
-            asking.see(&event);
-            let is_there = |name: &Name| {
-                store.state().iter().any(|binding| binding.name_any() == *name.name).then_some(Rank::New)
-            };
+        for (event, expected) in events {
+            see(&event);
+            let is_there = |name: &Name| index.get(&name.namespace, &name.name, |_| Rank::Failing);
             while let Some(visit) = queue.next(is_there).now_or_never() {
                 visit.ends(None);
                 visits += 1;

@@ -18,20 +18,18 @@ use kube::{
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::context::{Context, Grants};
+use super::{
+    bindings::Bindings,
+    context::{Context, Grants},
+};
 use crate::{
-    api::{FIELD_MANAGER, IdTokenBinding, IdTokenGrant, IdTokenGrantStatus},
-    cache::{Cache, fill::Fills},
-    plan::grant::usage::Claims,
+    api::{FIELD_MANAGER, IdTokenGrant, IdTokenGrantStatus},
+    cache::fill::Fills,
+    plan::grant::usage::usage,
 };
 
 /// Keeps the statuses of grants until `stop`. Grants of a file have none.
-pub(super) async fn keep_usage(
-    ctx: Arc<Context>,
-    bindings: Cache<IdTokenBinding>,
-    fills: Fills,
-    stop: CancellationToken,
-) {
+pub(super) async fn keep_usage(ctx: Arc<Context>, bindings: Bindings, fills: Fills, stop: CancellationToken) {
     let Grants::Watched { grants, namespaces, .. } = ctx.caches.grants.clone() else {
         return stop.cancelled().await;
     };
@@ -41,7 +39,7 @@ pub(super) async fn keep_usage(
         known.fills.settled().await;
         let mut told = Told::default();
         loop {
-            let pause = if told.tell(&ctx, &known).await { EVERY } else { AFTER_ERROR };
+            let pause = if told.tell(&ctx, &known).await { known.pause() } else { AFTER_ERROR };
             sleep(pause).await;
         }
     };
@@ -51,7 +49,7 @@ pub(super) async fn keep_usage(
 /// What the usage of grants follows from.
 #[derive(Clone)]
 struct Known {
-    bindings: Cache<IdTokenBinding>,
+    bindings: Bindings,
     grants: Store<IdTokenGrant>,
     namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Whether that is all of it.
@@ -62,7 +60,7 @@ impl Known {
     /// Changes where any of it does that matters: of bindings and grants the spec, of namespaces the labels.
     fn version(&self) -> u64 {
         let of = |meta: &ObjectMeta| hash((&meta.uid, meta.generation, meta.deletion_timestamp.is_some()));
-        let bindings = self.bindings.state().iter().map(|b| of(&b.metadata)).fold(0, u64::wrapping_add);
+        let bindings = self.bindings.version();
         let grants = self.grants.state().iter().map(|g| of(&g.metadata)).fold(0, u64::wrapping_add);
         let labels = |n: &Arc<PartialObjectMeta<Namespace>>| hash((&n.metadata.uid, &n.metadata.labels));
         let namespaces = self.namespaces.state().iter().map(labels).fold(0, u64::wrapping_add);
@@ -71,19 +69,22 @@ impl Known {
 
     /// Each grant with the status that it should have.
     fn usage(&self) -> Vec<(Arc<IdTokenGrant>, IdTokenGrantStatus)> {
-        let bindings = self.bindings.state();
-        let claims = Claims::of(bindings.iter().map(AsRef::as_ref));
         let namespaces = self.namespaces.state();
         let none = BTreeMap::new();
         let labels: HashMap<&str, &BTreeMap<String, String>> = namespaces
             .iter()
             .filter_map(|n| Some((n.metadata.name.as_deref()?, n.metadata.labels.as_ref().unwrap_or(&none))))
             .collect();
-        let usage = |grant: Arc<IdTokenGrant>| {
-            let status = claims.of_grant(&grant, |name| labels.get(name).copied());
-            (grant, status)
-        };
-        self.grants.state().into_iter().map(usage).collect()
+        let grants = self.grants.state();
+        let bindings = self.bindings.each(|_| true);
+        let statuses = usage(grants.iter().map(AsRef::as_ref), bindings, |name| labels.get(name).copied());
+        grants.iter().cloned().zip(statuses).collect()
+    }
+
+    /// Until the next look: it costs a little for each binding, and should take a small part of a processor at most.
+    fn pause(&self) -> Duration {
+        let (bindings, _) = self.bindings.version();
+        (A_BINDING * u32::try_from(bindings).unwrap_or(u32::MAX)).clamp(EVERY, AFTER_ERROR)
     }
 }
 
@@ -171,5 +172,7 @@ fn hash(value: impl Hash) -> u64 {
 
 /// Between two writes of one grant at least.
 const EVERY: Duration = Duration::from_secs(5);
+/// And for each binding that there is: about fifty times what a look at one takes.
+const A_BINDING: Duration = Duration::from_millis(1);
 const AFTER_ERROR: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);

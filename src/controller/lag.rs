@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{context::Context, queue::Name};
+use super::context::Context;
 use crate::telemetry::health::Health;
 
 /// Looks at the queue until `stop`, and tells what it sees.
@@ -17,12 +16,10 @@ pub(super) async fn watch(ctx: Arc<Context>, health: Health, stop: CancellationT
             continue;
         }
         // Whatever went wrong, no binding is forgotten.
-        let bindings = ctx.bindings.state();
-        let alive = bindings.iter().filter(|binding| binding.metadata.deletion_timestamp.is_none());
-        ctx.queue.adopt(alive.map(|binding| Name {
-            namespace: binding.namespace().unwrap_or_default().into(),
-            name: binding.name_any().into(),
-        }));
+        let adopted = ctx.queue.adopt(ctx.bindings.names(|_| true));
+        if adopted > 0 {
+            tracing::info!(adopted, "bindings were not in the queue; they are visited now");
+        }
         let lag = ctx.queue.look();
         ctx.metrics.schedule_lag_seconds.set(i64::try_from(lag.worst.as_secs()).unwrap_or(i64::MAX));
         health.stalled(QUEUE, lag.stalled);

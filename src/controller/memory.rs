@@ -2,9 +2,9 @@
 //! request to the source too many.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -64,14 +64,9 @@ impl Memory {
         }
     }
 
-    /// Forgets every binding that is not in `alive`, and of the others the status that was written, where it has been seen by now.
-    pub(super) fn sweep(&self, alive: &[Arc<IdTokenBinding>]) {
-        let by_uid = alive.iter().filter_map(|binding| Some((binding.metadata.uid.as_deref()?, &**binding)));
-        let alive: HashMap<&str, &IdTokenBinding> = by_uid.collect();
-        self.lock().retain(|uid, entry| {
-            let binding = alive.get(uid.as_str());
-            binding.inspect(|binding| entry.saw_status(seen(binding))).is_some()
-        });
+    /// Forgets every binding whose UID is not among `alive`.
+    pub(super) fn sweep(&self, alive: &HashSet<Box<str>>) {
+        self.lock().retain(|uid, _| alive.contains(uid.as_str()));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {

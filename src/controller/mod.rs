@@ -6,6 +6,7 @@
 //! ```
 
 mod apply;
+mod bindings;
 mod context;
 mod credentials;
 mod dereference;
@@ -42,6 +43,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    bindings::Bindings,
     context::{Caches, Context},
     fence::{Fence, Role},
     fleet::Fleet,
@@ -54,8 +56,7 @@ use self::{
     uninjected::Search,
 };
 use crate::{
-    api::IdTokenBinding,
-    cache::{Cache, Scope, fill::Fills},
+    cache::{Scope, fill::Fills},
     plan::uninjected::Excluded,
     telemetry::{
         health::{Condition, Health},
@@ -163,7 +164,7 @@ pub async fn run(
 /// Starts what goes on beside the visits.
 fn begin(
     ctx: &Arc<Context>,
-    bindings: Cache<IdTokenBinding>,
+    bindings: Bindings,
     fills: Fills,
     sees_all: bool,
     search: Option<Search>,
@@ -229,7 +230,7 @@ fn context(
 async fn sweep(ctx: Arc<Context>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
         ctx.mints.sweep();
-        ctx.memory.sweep(&ctx.bindings.state());
+        ctx.memory.sweep(&ctx.bindings.uids());
     }
 }
 

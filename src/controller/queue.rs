@@ -14,7 +14,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::plan::turns::{Rank, Ticket, Turns};
+use crate::{
+    api::IdTokenBinding,
+    plan::turns::{Rank, Ticket, Turns},
+};
 
 /// What is to be visited. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -30,7 +33,7 @@ struct Shared {
 }
 
 /// A binding.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Name {
     pub namespace: Box<str>,
     pub name: Box<str>,
@@ -44,6 +47,8 @@ struct State {
     due: BTreeSet<(Instant, Arc<Name>)>,
     /// Those in line, by the numbers of their tickets.
     line: HashMap<u64, Arc<Name>>,
+    /// When those that are under way began, by the numbers of their tickets.
+    begun: HashMap<u64, Instant>,
     /// When a visit ended last.
     ended: Instant,
 }
@@ -73,8 +78,19 @@ pub(super) struct Visit {
 pub(super) struct Lag {
     /// How long the one that waits the longest has been due.
     pub worst: Duration,
-    /// Since when no visit has ended although one was due all the time; `None`: they go on.
+    /// For how long no visit has ended although one was due all the time, or for how long one has not come to its end; `None`: they go on.
     pub stalled: Option<Duration>,
+}
+
+impl Name {
+    pub(super) fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    pub(super) fn of(binding: &IdTokenBinding) -> Self {
+        let meta = &binding.metadata;
+        Self::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+    }
 }
 
 impl Queue {
@@ -85,28 +101,30 @@ impl Queue {
             bindings: HashMap::new(),
             due: BTreeSet::new(),
             line: HashMap::new(),
+            begun: HashMap::new(),
             ended: Instant::now(),
         };
         Self(Arc::new(Shared { state: Mutex::new(state), moved: Notify::new(), line }))
     }
 
     /// Something has happened to a binding.
-    pub(super) fn wake(&self, namespace: &str, name: &str) {
-        let name = Name { namespace: namespace.into(), name: name.into() };
+    pub(super) fn wake(&self, name: Name) {
         self.lock().wake(name, Instant::now());
         self.0.moved.notify_one();
     }
 
-    /// The same for those of `names` that the queue has never heard of.
-    pub(super) fn adopt(&self, names: impl Iterator<Item = Name>) {
-        let (mut state, now) = (self.lock(), Instant::now());
+    /// The same for those of `names` that the queue does not know; says how many they are.
+    pub(super) fn adopt(&self, names: impl IntoIterator<Item = Name>) -> usize {
+        let (mut state, now, mut adopted) = (self.lock(), Instant::now(), 0);
         for name in names {
             if !state.bindings.contains_key(&name) {
                 state.wake(name, now);
+                adopted += 1;
             }
         }
         drop(state);
         self.0.moved.notify_one();
+        adopted
     }
 
     /// Waits for the next visit. `rank` says how urgent one is; `None`: there is no such binding, or it is for another process to visit.
@@ -116,7 +134,7 @@ impl Queue {
             let due = {
                 let mut state = self.lock();
                 state.line_up(&rank, Instant::now());
-                let called = state.call();
+                let called = state.call(Instant::now());
                 self.0.line.set(i64::try_from(state.line.len()).unwrap_or(i64::MAX));
                 if let Some((name, ticket)) = called {
                     return Visit { queue: self.clone(), name, ticket, next: Some(AFTER_PANIC) };
@@ -141,7 +159,9 @@ impl Queue {
         };
         let worst = state.bindings.values().map(since).max().unwrap_or_default();
         let idle = now.saturating_duration_since(state.ended);
-        Lag { worst, stalled: Some(worst.min(idle)).filter(|time| *time >= STALLED) }
+        let stands_still = Some(worst.min(idle)).filter(|time| *time >= STALLED);
+        let longest = state.begun.values().map(|at| now.saturating_duration_since(*at)).max();
+        Lag { worst, stalled: stands_still.max(longest.filter(|time| *time >= ENDLESS)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -184,8 +204,9 @@ impl State {
     }
 
     /// Calls one whose turn it is.
-    fn call(&mut self) -> Option<(Arc<Name>, Ticket)> {
+    fn call(&mut self, now: Instant) -> Option<(Arc<Name>, Ticket)> {
         let ticket = self.turns.call()?;
+        self.begun.insert(ticket.number(), now);
         let name = self.line.remove(&ticket.number())?;
         let place = self.bindings.get_mut(&name)?;
         if let Place::InLine(since) = *place {
@@ -212,6 +233,7 @@ impl Drop for Visit {
         let mut state = self.queue.lock();
         let now = Instant::now();
         state.turns.leave(&self.ticket);
+        state.begun.remove(&self.ticket.number());
         state.ended = now;
         let again = matches!(state.bindings.remove(&self.name), Some(Place::Visited(_, true)));
         let next = if again { Some(Duration::ZERO) } else { self.next };
@@ -225,6 +247,8 @@ impl Drop for Visit {
 
 /// Beyond every time-out that a visit has, taken together.
 const STALLED: Duration = Duration::from_secs(5 * 60);
+/// The same for one visit, whatever becomes of the others. It is longer: that restarts the process though all else goes on.
+const ENDLESS: Duration = Duration::from_secs(15 * 60);
 /// Far off is as good as never.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const AFTER_PANIC: Duration = Duration::from_secs(5);

@@ -23,13 +23,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    bindings::Bindings,
     context::Grants,
     grants_file::GrantsFile,
     packed::{Packed, Secrets},
-    queue::Queue,
+    queue::{Name, Queue},
 };
 use crate::{
-    api::{IdTokenBinding, IdTokenGrant, SECRET_TYPE, annotations, binding},
+    api::{IdTokenGrant, SECRET_TYPE, annotations, binding},
     cache::{
         Cache, Parts, Scope, api,
         fill::{Progress, follow},
@@ -45,7 +46,7 @@ pub(super) struct Triggers {
     pub client: Client,
     pub scope: Scope,
     /// Consulted for whom a change concerns.
-    pub bindings: Cache<IdTokenBinding>,
+    pub bindings: Bindings,
     /// Told of them.
     pub queue: Queue,
     pub health: Health,
@@ -115,7 +116,7 @@ impl Triggers {
         &self,
         name: &'static str,
         config: &watcher::Config,
-        concerned: impl Fn(Vec<Light<K>>) -> Vec<ObjectRef<IdTokenBinding>> + Clone + Send + 'static,
+        concerned: impl Fn(Vec<Light<K>>) -> Vec<Name> + Clone + Send + 'static,
     ) -> (Cache<Light<K>>, Parts<Progress>)
     where
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -155,15 +156,15 @@ impl Triggers {
             if changed.is_empty() {
                 return Vec::new();
             }
-            concerned(&all, |namespace| may_concern(&changed, namespace, &labels))
+            all.names(|namespace| may_concern(&changed, namespace, &labels))
         });
         let (all, current, mut before) = (self.bindings.clone(), namespaces.clone(), BTreeMap::new());
         self.forward(label, relabelled, move |_touched| {
             let now = labels_of(&current.state());
             let is_new = |namespace: &str| before.get(namespace) != now.get(namespace);
-            let refs = if before == now { Vec::new() } else { concerned(&all, is_new) };
+            let names = if before == now { Vec::new() } else { all.names(is_new) };
             before = now;
-            refs
+            names
         });
         let watches = vec![known, labelled];
         (Grants::Watched { grants, namespaces, watches: watches.clone() }, watches)
@@ -175,7 +176,7 @@ impl Triggers {
         tokio::spawn(self.health.vital("the reading of the grants file", work));
         let changes = grants.changes();
         let all = self.bindings.clone();
-        self.forward("the grants of the file", changes, move |_changes: Vec<()>| concerned(&all, |_| true));
+        self.forward("the grants of the file", changes, move |_changes: Vec<()>| all.names(|_| true));
         (Grants::File(grants), Vec::new())
     }
 
@@ -207,7 +208,7 @@ impl Triggers {
         &self,
         name: &'static str,
         touched: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
-        mut concerned: impl FnMut(Vec<K>) -> Vec<ObjectRef<IdTokenBinding>> + Send + 'static,
+        mut concerned: impl FnMut(Vec<K>) -> Vec<Name> + Send + 'static,
     ) {
         let (queue, stop) = (self.queue.clone(), self.stop.clone());
         let touched = touched
@@ -216,9 +217,7 @@ impl Triggers {
             .ready_chunks(AT_ONCE)
             .take_until(stop.cancelled_owned());
         let work = touched.for_each(move |objects| {
-            for binding in concerned(objects) {
-                queue.wake(binding.namespace.as_deref().unwrap_or_default(), &binding.name);
-            }
+            concerned(objects).into_iter().for_each(|name| queue.wake(name));
             ready(())
         });
         tokio::spawn(self.health.vital(name, work));
@@ -239,19 +238,6 @@ fn touched<K: Send>(
             Err(error) => Some(Err(error)),
         })
     })
-}
-
-/// Bindings of namespaces that `is_concerned`, whatever their source is: what stands in their Secrets may be of an earlier one.
-fn concerned(
-    bindings: &Cache<IdTokenBinding>,
-    is_concerned: impl Fn(&str) -> bool,
-) -> Vec<ObjectRef<IdTokenBinding>> {
-    let mut known = HashMap::new();
-    let mut is = |binding: &IdTokenBinding| {
-        let namespace = binding.metadata.namespace.as_deref().unwrap_or_default();
-        *known.entry(namespace.to_owned()).or_insert_with(|| is_concerned(namespace))
-    };
-    bindings.state().iter().filter(|b| is(b)).map(|b| ObjectRef::from_obj(b.as_ref())).collect()
 }
 
 /// The old and the new version of each grant that means something else now. Its status, which this controller writes itself, means
@@ -289,17 +275,27 @@ fn labels_of(namespaces: &[Arc<PartialObjectMeta<Namespace>>]) -> BTreeMap<Strin
 
 /// Bindings whose source names one of `objects` of their namespace.
 fn users_of<K>(
-    bindings: &Cache<IdTokenBinding>,
+    bindings: &Bindings,
     objects: &[Light<K>],
     names: fn(&binding::Source) -> Vec<&str>,
-) -> Vec<ObjectRef<IdTokenBinding>> {
-    let of = |object: &'_ Light<K>| Some((object.metadata.namespace.clone()?, object.metadata.name.clone()?));
-    let touched: HashSet<(String, String)> = objects.iter().filter_map(of).collect();
-    let uses = |b: &IdTokenBinding| {
-        let namespace = b.metadata.namespace.as_deref().unwrap_or_default();
-        names(&b.spec.source).iter().any(|name| touched.contains(&(namespace.to_owned(), (*name).to_owned())))
-    };
-    bindings.state().iter().filter(|b| uses(b)).map(|b| ObjectRef::from_obj(b.as_ref())).collect()
+) -> Vec<Name> {
+    let mut touched: HashMap<&str, HashSet<&str>> = HashMap::new();
+    for object in objects {
+        let meta = &object.metadata;
+        if let (Some(namespace), Some(name)) = (&meta.namespace, &meta.name) {
+            touched.entry(namespace).or_default().insert(name);
+        }
+    }
+    let mut users = Vec::new();
+    for binding in bindings.each(|namespace| touched.contains_key(namespace)) {
+        let touched = touched.get(binding.metadata.namespace.as_deref().unwrap_or_default());
+        if touched
+            .is_some_and(|touched| names(&binding.spec.source).iter().any(|name| touched.contains(name)))
+        {
+            users.push(Name::of(&binding));
+        }
+    }
+    users
 }
 
 fn secret_names(source: &binding::Source) -> Vec<&str> {
@@ -314,10 +310,10 @@ fn account_names(source: &binding::Source) -> Vec<&str> {
     source.kubernetes_service_account.iter().map(|account| account.name.as_str()).collect()
 }
 
-fn owner_of(secret: &Light<Secret>) -> Option<ObjectRef<IdTokenBinding>> {
+fn owner_of(secret: &Light<Secret>) -> Option<Name> {
     let owners = secret.metadata.owner_references.iter().flatten();
     let owner = owners.into_iter().find(|o| o.controller == Some(true) && o.kind == "IdTokenBinding")?;
-    Some(ObjectRef::new(&owner.name).within(secret.metadata.namespace.as_deref()?))
+    Some(Name::new(secret.metadata.namespace.as_deref()?, &owner.name))
 }
 
 /// Objects that are matched with bindings together.

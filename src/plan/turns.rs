@@ -11,10 +11,8 @@ use jiff::Timestamp;
 /// How urgent a binding is; the least goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// It has no token, and nothing has failed yet.
-    New,
-    /// It has one that ends then.
-    Expires(Timestamp),
+    /// From then on it has no token: since it asked, or when the one that it has ends. So the order holds while they wait.
+    Without(Timestamp),
     /// It has none, and the last try has failed.
     Failing,
 }
@@ -24,9 +22,9 @@ impl Rank {
     #[must_use]
     pub fn of(expires: Option<Timestamp>, failed: bool, now: Timestamp) -> Self {
         match expires.filter(|at| *at > now) {
-            Some(at) => Self::Expires(at),
+            Some(at) => Self::Without(at),
             None if failed => Self::Failing,
-            None => Self::New,
+            None => Self::Without(now),
         }
     }
 }
@@ -133,7 +131,7 @@ mod tests {
     }
 
     fn at(minute: i8) -> Rank {
-        Rank::Expires(jiff::civil::date(2026, 1, 1).at(10, minute, 0, 0).in_tz("UTC").unwrap().timestamp())
+        Rank::Without(jiff::civil::date(2026, 1, 1).at(10, minute, 0, 0).in_tz("UTC").unwrap().timestamp())
     }
 
     /// Asks for all of them, and says in which order they are served one after another.
@@ -152,15 +150,18 @@ mod tests {
 
     #[test]
     fn without_a_token_first_then_nearest_to_expiry_then_what_failed() {
-        let asks = [("a", Rank::Failing), ("a", at(30)), ("b", at(20)), ("a", Rank::New), ("b", Rank::New)];
+        // It is 10:10, and two have none.
+        let asks = [("a", Rank::Failing), ("a", at(30)), ("b", at(20)), ("a", at(10)), ("b", at(10))];
         assert_eq!(order(&asks), [3, 4, 2, 1, 0]);
+        let asks = [("a", at(12)), ("b", at(20))]; // since 10:12 one of them has none, either
+        assert_eq!(order(&[asks[0], asks[1], ("b", at(13))]), [0, 2, 1], "who asks later goes later");
         assert_eq!(order(&[("a", at(20)), ("b", at(20)), ("a", at(20))]), [0, 1, 2], "equals as they came");
     }
 
     #[test]
     fn a_tenant_with_less_at_work_goes_first() {
         let mut turns = turns(4);
-        let many: Vec<_> = (0..10).map(|_| turns.ask("many", Rank::New)).collect();
+        let many: Vec<_> = (0..10).map(|_| turns.ask("many", at(0))).collect();
         for ticket in &many[..4] {
             assert_eq!(turns.call().as_ref(), Some(ticket));
         }
@@ -176,7 +177,7 @@ mod tests {
     fn two_tenants_share_the_places_whoever_came_first() {
         let mut turns = turns(10);
         for _ in 0..100 {
-            turns.ask("first", Rank::New);
+            turns.ask("first", at(0));
         }
         for _ in 0..100 {
             turns.ask("second", at(20));
@@ -192,13 +193,13 @@ mod tests {
     #[test]
     fn who_leaves_the_line_gives_no_place_back() {
         let mut turns = turns(1);
-        let at_work = turns.ask("a", Rank::New);
+        let at_work = turns.ask("a", at(0));
         assert_eq!(turns.call(), Some(at_work.clone()));
-        let gone = turns.ask("a", Rank::New);
+        let gone = turns.ask("a", at(0));
         turns.leave(&gone);
         assert_eq!((turns.call(), turns.waiting()), (None, 0));
         turns.leave(&at_work);
-        let next = turns.ask("b", Rank::New);
+        let next = turns.ask("b", at(0));
         assert_eq!((turns.call(), turns.call()), (Some(next), None));
     }
 
@@ -207,9 +208,9 @@ mod tests {
         let now = "2026-01-01T10:00:00Z".parse().unwrap();
         let later = "2026-01-01T10:00:01Z".parse().unwrap();
         for (expires, failed, rank) in [
-            (None, false, Rank::New),
-            (Some(now), false, Rank::New),
-            (Some(later), true, Rank::Expires(later)),
+            (None, false, Rank::Without(now)),
+            (Some(now), false, Rank::Without(now)),
+            (Some(later), true, Rank::Without(later)),
             (None, true, Rank::Failing),
         ] {
             assert_eq!(Rank::of(expires, failed, now), rank);

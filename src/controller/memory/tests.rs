@@ -60,14 +60,14 @@ fn a_status_that_was_replaced_is_known_to_be_old() {
 }
 
 /// A binding with that UID and status.
-fn binding(uid: &str, status: IdTokenBindingStatus) -> Arc<IdTokenBinding> {
+fn binding(uid: &str, status: IdTokenBindingStatus) -> IdTokenBinding {
     let mut binding: IdTokenBinding = serde_json::from_value(serde_json::json!({
         "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding", "metadata": {"name": "orders", "uid": uid},
         "spec": {"audience": "https://orders.example", "source": {"metadataServer": {}}},
     }))
     .unwrap();
     binding.status = Some(status);
-    Arc::new(binding)
+    binding
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn only_what_lives_is_remembered() {
     let entry = Entry { status_written: Some(at("2026-01-01T10:00:00Z")), ..Entry::default() };
     memory.keep("alive", entry.clone());
     memory.keep("gone", entry);
-    memory.sweep(&["alive", "new"].map(|uid| binding(uid, status("1"))));
+    memory.sweep(&HashSet::from(["alive".into(), "new".into()]));
     assert_eq!(memory.of("alive", None).status_written, Some(at("2026-01-01T10:00:00Z")));
     assert_eq!(memory.of("alive", Some(1)).status_written, None, "from a term in which another one led");
     assert_eq!(memory.of("gone", None).status_written, None);
@@ -88,9 +88,9 @@ fn a_status_that_was_written_is_remembered_until_it_is_seen() {
     let mut entry = Entry::default();
     entry.wrote_status(&status("1"), status("2"), at("2026-01-01T10:00:00Z"));
     memory.keep("u", entry);
-    memory.sweep(&[binding("u", status("1"))]);
+    memory.saw(&binding("u", status("1")));
     assert_eq!(memory.of("u", None).status(&status("1")), &status("2"), "the watch is behind");
-    memory.sweep(&[binding("u", status("2"))]);
+    memory.saw(&binding("u", status("2")));
     assert!(memory.of("u", None).status.is_none());
 }
 

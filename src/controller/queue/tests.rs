@@ -10,7 +10,7 @@ fn queue(places: usize) -> Queue {
 
 #[expect(clippy::unnecessary_wraps)] // as `Queue::next` has it
 const fn new(_: &Name) -> Option<Rank> {
-    Some(Rank::New)
+    Some(Rank::Without(Timestamp::UNIX_EPOCH))
 }
 
 /// The next visit, if it is time for one.
@@ -33,13 +33,13 @@ const fn lag(worst: u64, stalled: Option<u64>) -> Lag {
 #[tokio::test(start_paused = true)]
 async fn who_is_woken_is_visited_once_and_again_where_something_happens_meanwhile() {
     let queue = queue(5);
-    queue.wake("shop", "orders");
-    queue.wake("shop", "orders");
+    queue.wake(Name::new("shop", "orders"));
+    queue.wake(Name::new("shop", "orders"));
     let visit = called(&queue).unwrap();
     assert_eq!((&*visit.name().namespace, name(&visit)), ("shop", "orders"));
     assert!(called(&queue).is_none(), "one visit at a time");
-    queue.wake("shop", "orders");
-    queue.wake("shop", "orders");
+    queue.wake(Name::new("shop", "orders"));
+    queue.wake(Name::new("shop", "orders"));
     assert!(called(&queue).is_none(), "still one at a time");
     visit.ends(None);
     let again = called(&queue).unwrap();
@@ -51,13 +51,13 @@ async fn who_is_woken_is_visited_once_and_again_where_something_happens_meanwhil
 #[tokio::test(start_paused = true)]
 async fn who_rests_is_visited_when_it_is_due_or_woken_before() {
     let queue = queue(5);
-    queue.wake("shop", "orders");
+    queue.wake(Name::new("shop", "orders"));
     called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
     let (began, next) = (Instant::now(), queue.next(new));
     next.await.ends(Some(Duration::from_secs(60)));
     assert_eq!(began.elapsed().as_secs(), 60);
     advance(Duration::from_secs(10)).await;
-    queue.wake("shop", "orders");
+    queue.wake(Name::new("shop", "orders"));
     called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
     let began = Instant::now();
     let _visit = queue.next(new).await;
@@ -72,13 +72,13 @@ async fn who_waits_for_the_next_visit_hears_of_a_wake_an_end_and_an_earlier_one(
         tokio::spawn(async move { name(&queue.next(new).await).to_owned() })
     };
     tokio::time::sleep(Duration::from_secs(1)).await;
-    queue.wake("shop", "orders");
+    queue.wake(Name::new("shop", "orders"));
     assert_eq!(waiting.await.unwrap(), "orders");
     // It was dropped without an end, as by a panic, and comes back after a while.
     let began = Instant::now();
     let visit = queue.next(new).await;
     assert_eq!(began.elapsed().as_secs(), 5);
-    queue.wake("shop", "stock");
+    queue.wake(Name::new("shop", "stock"));
     let (second, ()) = futures::join!(queue.next(new), async {
         tokio::time::sleep(Duration::from_secs(3)).await;
         visit.ends(Some(Duration::from_secs(60)));
@@ -89,19 +89,19 @@ async fn who_waits_for_the_next_visit_hears_of_a_wake_an_end_and_an_earlier_one(
 #[tokio::test(start_paused = true)]
 async fn the_turn_goes_by_need() {
     let queue = queue(1);
-    queue.wake("shop", "first");
+    queue.wake(Name::new("shop", "first"));
     let first = called(&queue).unwrap();
-    let at = |minute: i64| Rank::Expires(Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_mins(minute));
+    let at = |minute: i64| Rank::Without(Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_mins(minute));
     let rank = |name: &Name| {
         Some(match &*name.name {
             "failing" => Rank::Failing,
             "later" => at(9),
             "sooner" => at(3),
-            _ => Rank::New,
+            _ => at(0),
         })
     };
     for name in ["failing", "later", "sooner", "new"] {
-        queue.wake("shop", name);
+        queue.wake(Name::new("shop", name));
     }
     assert!(queue.next(rank).now_or_never().is_none());
     assert_eq!((queue.lock().line.len(), queue.0.line.get()), (4, 4));
@@ -118,11 +118,11 @@ async fn the_turn_goes_by_need() {
 #[tokio::test(start_paused = true)]
 async fn who_is_for_nobody_to_visit_is_forgotten_until_it_is_woken_or_adopted() {
     let queue = queue(1);
-    queue.wake("shop", "orders");
+    queue.wake(Name::new("shop", "orders"));
     assert!(timeout(Duration::from_hours(24), queue.next(|_| None)).await.is_err());
     assert!(queue.lock().bindings.is_empty() && called(&queue).is_none());
-    let known = || ["orders", "stock"].map(|name| Name { namespace: "shop".into(), name: name.into() });
-    queue.adopt(known().into_iter());
+    let known = || ["orders", "stock"].map(|name| Name::new("shop", name));
+    assert_eq!(queue.adopt(known()), 2);
     let visits: Vec<_> = std::iter::from_fn(|| {
         let visit = called(&queue)?;
         let name = name(&visit).to_owned();
@@ -131,7 +131,7 @@ async fn who_is_for_nobody_to_visit_is_forgotten_until_it_is_woken_or_adopted() 
     })
     .collect();
     assert_eq!(visits, ["orders", "stock"]);
-    queue.adopt(known().into_iter());
+    assert_eq!(queue.adopt(known()), 0);
     assert!(called(&queue).is_none(), "they are known, and not due");
 }
 
@@ -140,7 +140,7 @@ async fn a_queue_that_stands_still_is_noticed_after_five_minutes() {
     let queue = queue(1);
     assert_eq!(queue.look(), lag(0, None));
     for name in ["a", "b", "c"] {
-        queue.wake("shop", name);
+        queue.wake(Name::new("shop", name));
     }
     called(&queue).unwrap().ends(Some(Duration::from_secs(1000)));
     let visit = called(&queue).unwrap();
@@ -153,4 +153,25 @@ async fn a_queue_that_stands_still_is_noticed_after_five_minutes() {
     called(&queue).unwrap().ends(None);
     advance(Duration::from_secs(600)).await;
     assert_eq!(queue.look(), lag(0, None), "nothing is due");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_visit_that_does_not_end_is_noticed_after_fifteen_minutes_though_others_do() {
+    let queue = queue(2);
+    for name in ["endless", "other"] {
+        queue.wake(Name::new("shop", name));
+    }
+    let endless = called(&queue).unwrap();
+    for _ in 0..14 {
+        called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
+        advance(Duration::from_secs(60)).await;
+    }
+    assert_eq!(queue.look().stalled, None);
+    advance(Duration::from_secs(59)).await;
+    called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
+    assert_eq!(queue.look().stalled, None);
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(queue.look().stalled, Some(Duration::from_secs(900)));
+    endless.ends(None);
+    assert_eq!(queue.look(), lag(0, None));
 }

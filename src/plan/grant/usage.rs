@@ -1,6 +1,9 @@
 //! Who uses a grant: what its status says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
 use super::{Authority, Terms, selects};
 use crate::{
@@ -8,59 +11,74 @@ use crate::{
     plan::validate::validate,
 };
 
-/// What bindings ask of grants.
-#[derive(Debug, Default)]
-pub struct Claims(Vec<Claim>);
-
-#[derive(Debug)]
-struct Claim {
-    /// `namespace/name`.
-    binding: String,
-    namespace: String,
-    authority: Authority,
+/// The status of each of `grants`: who uses it, of those of `bindings` that use the operator's identity, are valid, and are not on their way
+/// out. Each binding is looked at once, the patterns of each grant are parsed once, and each namespace, whose labels `labels` knows, is
+/// selected once.
+pub fn usage<'a>(
+    grants: impl IntoIterator<Item = &'a IdTokenGrant>,
+    bindings: impl IntoIterator<Item = impl Borrow<IdTokenBinding>>,
+    labels: impl Fn(&str) -> Option<&'a BTreeMap<String, String>>,
+) -> Vec<IdTokenGrantStatus> {
+    let mut grants: Vec<_> = grants.into_iter().map(Used::new).collect();
+    // Positions of the grants that are for a namespace.
+    let mut selected: HashMap<String, Vec<usize>> = HashMap::new();
+    for binding in bindings {
+        let binding = binding.borrow();
+        let meta = &binding.metadata;
+        let (Some(namespace), Some(name)) = (meta.namespace.as_deref(), meta.name.as_deref()) else {
+            continue;
+        };
+        if !selected.contains_key(namespace) {
+            let labels = labels(namespace);
+            let is_for = |at: &usize| selects(&grants[*at].grant.spec.namespaces, namespace, labels);
+            selected.insert(namespace.to_owned(), (0..grants.len()).filter(is_for).collect());
+        }
+        let Some(candidates) = selected.get(namespace).filter(|grants| !grants.is_empty()) else { continue };
+        let Some(authority) = authority(binding) else { continue };
+        for at in candidates {
+            grants[*at].count(namespace, name, &authority);
+        }
+    }
+    grants.into_iter().map(Used::status).collect()
 }
 
-impl Claims {
-    /// Of those of `bindings` that use the operator's identity, are valid, and are not on their way out.
-    pub fn of<'b>(bindings: impl IntoIterator<Item = &'b IdTokenBinding>) -> Self {
-        let claim = |binding: &IdTokenBinding| {
-            let meta = &binding.metadata;
-            let (namespace, name) = (meta.namespace.clone()?, meta.name.as_deref()?);
-            let wanted = validate(binding).ok().filter(|_| meta.deletion_timestamp.is_none())?;
-            let authority = Authority::of(&wanted)?;
-            Some(Claim { binding: format!("{namespace}/{name}"), namespace, authority })
-        };
-        let mut claims: Vec<_> = bindings.into_iter().filter_map(claim).collect();
-        claims.sort_unstable_by(|a, b| a.binding.cmp(&b.binding));
-        Self(claims)
+/// What a binding asks of grants; `None`: nothing.
+fn authority(binding: &IdTokenBinding) -> Option<Authority> {
+    let wanted = validate(binding).ok().filter(|_| binding.metadata.deletion_timestamp.is_none())?;
+    Authority::of(&wanted)
+}
+
+/// A grant, and who uses it.
+struct Used<'g> {
+    grant: &'g IdTokenGrant,
+    terms: Terms<'g>,
+    bindings: i64,
+    /// The first in order, as `namespace/name`.
+    first: BTreeSet<String>,
+}
+
+impl<'g> Used<'g> {
+    fn new(grant: &'g IdTokenGrant) -> Self {
+        Self { grant, terms: Terms::of(&grant.spec), bindings: 0, first: BTreeSet::new() }
     }
 
-    /// The status of `grant`. Its patterns are parsed once, and each namespace, whose labels `labels` knows, is selected once.
-    pub fn of_grant<'l>(
-        &self,
-        grant: &IdTokenGrant,
-        labels: impl Fn(&str) -> Option<&'l BTreeMap<String, String>>,
-    ) -> IdTokenGrantStatus {
-        let spec = &grant.spec;
-        let terms = Terms::of(spec);
-        let mut selected: HashMap<&str, bool> = HashMap::new();
-        let (mut bindings, mut used_by) = (0, Vec::new());
-        for claim in &self.0 {
-            let namespace = claim.namespace.as_str();
-            let select = || selects(&spec.namespaces, namespace, labels(namespace));
-            let is_allowed = *selected.entry(namespace).or_insert_with(select)
-                && terms.cover(claim.authority.from(namespace, None));
-            if is_allowed {
-                bindings += 1;
-                if used_by.len() < NAMED {
-                    used_by.push(claim.binding.clone());
-                }
-            }
+    /// Counts the binding `name` of `namespace`, where the grant allows it what it asks.
+    fn count(&mut self, namespace: &str, name: &str, authority: &Authority) {
+        if !self.terms.cover(authority.from(namespace, None)) {
+            return;
         }
+        self.bindings += 1;
+        self.first.insert(format!("{namespace}/{name}"));
+        if self.first.len() > NAMED {
+            self.first.pop_last();
+        }
+    }
+
+    fn status(self) -> IdTokenGrantStatus {
         IdTokenGrantStatus {
-            observed_generation: grant.metadata.generation,
-            bindings: Some(bindings),
-            used_by,
+            observed_generation: self.grant.metadata.generation,
+            bindings: Some(self.bindings),
+            used_by: self.first.into_iter().collect(),
         }
     }
 }
@@ -94,8 +112,9 @@ mod tests {
         .unwrap()
     }
 
-    fn unlabelled(_: &str) -> Option<&'static BTreeMap<String, String>> {
-        None
+    /// Where no namespace has labels.
+    fn of_grant(bindings: &[IdTokenBinding], grant: &IdTokenGrant) -> IdTokenGrantStatus {
+        usage([grant], bindings, |_| None).remove(0)
     }
 
     #[test]
@@ -122,7 +141,7 @@ mod tests {
         ];
         let spec = json!({"namespaces": {"names": ["shop", "bank"]}, "identities": ["caller@p.iam.gserviceaccount.com"], "audiences": ["https://*.a.run.app"]});
         assert_eq!(
-            Claims::of(&bindings).of_grant(&grant(&spec), unlabelled),
+            of_grant(&bindings, &grant(&spec)),
             IdTokenGrantStatus {
                 observed_generation: Some(3),
                 bindings: Some(3),
@@ -132,7 +151,7 @@ mod tests {
         let nobody =
             json!({"namespaces": {"names": ["nobody"]}, "identities": ["operator"], "audiences": ["x"]});
         assert_eq!(
-            Claims::of(&bindings).of_grant(&grant(&nobody), unlabelled),
+            of_grant(&bindings, &grant(&nobody)),
             IdTokenGrantStatus { observed_generation: Some(3), bindings: Some(0), used_by: vec![] }
         );
     }
@@ -145,9 +164,9 @@ mod tests {
         ];
         let (orders, none) = (BTreeMap::from([("team".to_owned(), "orders".to_owned())]), BTreeMap::new());
         let spec = json!({"namespaces": {"selector": {"matchLabels": {"team": "orders"}}}, "identities": ["caller@p.iam.gserviceaccount.com"], "audiences": ["https://*.a.run.app"]});
-        let status = Claims::of(&bindings)
-            .of_grant(&grant(&spec), |name| Some(if name == "shop" { &orders } else { &none }));
-        assert_eq!((status.bindings, status.used_by), (Some(1), vec!["shop/a".to_owned()]));
+        let statuses =
+            usage([&grant(&spec)], &bindings, |name| Some(if name == "shop" { &orders } else { &none }));
+        assert_eq!((statuses[0].bindings, &statuses[0].used_by), (Some(1), &vec!["shop/a".to_owned()]));
     }
 
     #[test]
@@ -161,7 +180,6 @@ mod tests {
                 )
             })
             .collect();
-        let claims = Claims::of(&bindings);
         for audience in [
             "https://*.a.run.app",
             "https://s3.a.run.app",
@@ -179,13 +197,13 @@ mod tests {
                         .is_ok()
                 })
                 .count();
-            let status = claims.of_grant(&grant, unlabelled);
+            let status = of_grant(&bindings, &grant);
             assert_eq!(status.bindings, Some(i64::try_from(allowed).unwrap()), "{audience}");
             assert_eq!(status.used_by.len(), allowed.min(20), "{audience}");
             assert!(status.used_by.is_sorted(), "{audience}");
         }
         let everything = json!({"namespaces": {"all": true}, "identities": ["*"], "audiences": ["*"]});
-        let status = claims.of_grant(&grant(&everything), unlabelled);
+        let status = of_grant(&bindings, &grant(&everything));
         assert_eq!(status.bindings, Some(500));
         assert_eq!(status.used_by[..3], ["ns-00/b-000", "ns-00/b-050", "ns-00/b-100"]);
     }

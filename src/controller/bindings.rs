@@ -1,0 +1,118 @@
+//! The bindings that there are, as text: taken apart, as strings, maps and lists, they are more than twice as large, and at any time nearly
+//! all of them rest.
+
+use std::{
+    collections::HashSet,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
+
+use kube::runtime::watcher::Event;
+
+use super::queue::Name;
+use crate::{
+    api::IdTokenBinding,
+    cache::{Parts, index::Index},
+};
+
+/// The bindings of each namespace that is served. Cloning shares them.
+#[derive(Clone)]
+pub(super) struct Bindings(Parts<Index<Packed>>);
+
+/// A binding.
+#[derive(Debug)]
+pub(super) struct Packed {
+    json: Arc<str>,
+    uid: Box<str>,
+    /// `None`: it is on its way out.
+    asks: Option<u64>,
+}
+
+impl Bindings {
+    /// Those that watches tell of.
+    pub(super) fn of(parts: Parts<Index<Packed>>) -> Self {
+        Self(parts)
+    }
+
+    /// The binding `name` of `namespace`, if it was seen.
+    pub(super) fn get(&self, namespace: &str, name: &str) -> Option<IdTokenBinding> {
+        unpack(&self.0.of(namespace)?.get(namespace, name, |packed| packed.json.clone())?)
+    }
+
+    /// Those of the namespaces that `is_concerned`, but for those that are on their way out.
+    pub(super) fn names(&self, is_concerned: impl Fn(&str) -> bool) -> Vec<Name> {
+        let mut names = Vec::new();
+        for part in self.0.iter() {
+            part.each(&is_concerned, |namespace, name, binding| {
+                names.extend(binding.asks.map(|_| Name::new(namespace, name)));
+            });
+        }
+        names
+    }
+
+    /// The bindings of the namespaces that `is_concerned`, one after the other. While they are read, watches may change what there is.
+    pub(super) fn each(&self, is_concerned: impl Fn(&str) -> bool) -> impl Iterator<Item = IdTokenBinding> {
+        let mut packed = Vec::new();
+        for part in self.0.iter() {
+            part.each(&is_concerned, |_, _, binding| packed.push(binding.json.clone()));
+        }
+        packed.into_iter().filter_map(|json| unpack(&json))
+    }
+
+    /// The UIDs of all.
+    pub(super) fn uids(&self) -> HashSet<Box<str>> {
+        let mut uids = HashSet::new();
+        for part in self.0.iter() {
+            part.each(|_| true, |_, _, binding| _ = uids.insert(binding.uid.clone()));
+        }
+        uids
+    }
+
+    /// How many there are, and a number that changes where one of them asks for something else.
+    pub(super) fn version(&self) -> (usize, u64) {
+        let (mut count, mut version) = (0, 0_u64);
+        for part in self.0.iter() {
+            part.each(
+                |_| true,
+                |_, _, binding| {
+                    count += 1;
+                    version = version.wrapping_add(binding.asks.unwrap_or_default());
+                },
+            );
+        }
+        (count, version)
+    }
+}
+
+impl Packed {
+    /// Packs a binding; for an [`Index`].
+    pub(super) fn of(binding: &IdTokenBinding) -> Self {
+        Self {
+            // Strings, numbers, and lists and maps of them: that can't fail.
+            json: serde_json::to_string(binding).unwrap_or_default().into(),
+            uid: binding.metadata.uid.as_deref().unwrap_or_default().into(),
+            asks: asks(binding),
+        }
+    }
+}
+
+/// Whether `event`, which `known` has not taken over yet, brings a binding that asks for something else than before. One that was not
+/// there meanwhile (its label made it another release's) has missed its visits, and asks anew though it has not changed.
+pub(super) fn asks_anew(known: &Index<Packed>, event: &Event<IdTokenBinding>) -> Option<Name> {
+    let Event::Apply(binding) = event else { return None };
+    let name = Name::of(binding);
+    let before = known.get(&name.namespace, &name.name, |packed| packed.asks);
+    (before != Some(asks(binding))).then_some(name)
+}
+
+fn unpack(json: &str) -> Option<IdTokenBinding> {
+    serde_json::from_str(json).ok()
+}
+
+/// What makes a visit of a binding, where it changes. Its status is our own work, and would make one for each that was made.
+fn asks(binding: &IdTokenBinding) -> Option<u64> {
+    let meta = &binding.metadata;
+    let mut hasher = DefaultHasher::new();
+    (&meta.uid, meta.generation, &meta.annotations).hash(&mut hasher);
+    meta.deletion_timestamp.is_none().then(|| hasher.finish())
+}
