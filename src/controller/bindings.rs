@@ -116,3 +116,96 @@ fn asks(binding: &IdTokenBinding) -> Option<u64> {
     (&meta.uid, meta.generation, &meta.annotations).hash(&mut hasher);
     meta.deletion_timestamp.is_none().then(|| hasher.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    use super::*;
+
+    /// One of which everything is set that somebody looks at.
+    fn binding(namespace: &str, name: &str, leaves: bool) -> IdTokenBinding {
+        let condition = json!({
+            "type": "Ready", "status": "True", "reason": "TokenFresh", "message": "until 14:00", "observedGeneration": 3,
+            "lastTransitionTime": "2026-11-22T13:00:00Z",
+        });
+        let binding = json!({
+            "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding",
+            "metadata": {
+                "name": name, "namespace": namespace, "uid": format!("uid-{name}"), "resourceVersion": "7", "generation": 3,
+                "labels": {"a": "b"}, "annotations": {"c": "\"d\u{e9}"}, "deletionTimestamp": leaves.then_some("2026-11-22T13:30:00Z"),
+            },
+            "spec": {
+                "audience": "https://orders.example", "source": {"impersonation": {"serviceAccount": "caller@p.iam.gserviceaccount.com"}},
+                "secret": {"name": "token", "key": "id"},
+            },
+            "status": {
+                "observedGeneration": 3, "conditions": [condition], "secretName": "token", "secretResourceVersion": "9",
+                "issueTime": "2026-11-22T13:00:00Z", "expirationTime": "2026-11-22T14:00:00Z",
+            },
+        });
+        serde_json::from_value(binding).unwrap()
+    }
+
+    /// Two that stay and one that leaves.
+    fn bindings() -> Bindings {
+        let index = Index::default();
+        let mut write = index.writer(Packed::of);
+        for (namespace, name, leaves) in
+            [("shop", "orders", false), ("shop", "leaving", true), ("bank", "money", false)]
+        {
+            write(&Event::Apply(binding(namespace, name, leaves)));
+        }
+        Bindings::of(crate::cache::Scope::default().each(|_| index.clone()))
+    }
+
+    #[test]
+    fn what_is_packed_is_the_same_when_it_is_unpacked() {
+        let bindings = bindings();
+        assert_eq!(bindings.get("shop", "orders"), Some(binding("shop", "orders", false)));
+        assert_eq!(bindings.get("shop", "leaving"), Some(binding("shop", "leaving", true)));
+        assert_eq!((bindings.get("shop", "money"), bindings.get("none", "orders")), (None, None));
+    }
+
+    #[test]
+    fn who_leaves_is_known_and_called_no_more() {
+        let bindings = bindings();
+        assert_eq!(bindings.names(|_| true), [Name::new("bank", "money"), Name::new("shop", "orders")]);
+        assert_eq!(bindings.names(|namespace| namespace == "shop"), [Name::new("shop", "orders")]);
+        let names =
+            bindings.each(|namespace| namespace == "shop").map(|binding| binding.metadata.name.unwrap());
+        assert_eq!(names.collect::<Vec<_>>(), ["leaving", "orders"]);
+        assert_eq!(bindings.uids(), ["uid-money", "uid-orders", "uid-leaving"].map(Into::into).into());
+    }
+
+    #[test]
+    fn the_version_changes_by_what_bindings_ask_and_not_by_their_statuses() {
+        let index = Index::default();
+        let mut write = index.writer(Packed::of);
+        let bindings = Bindings::of(crate::cache::Scope::default().each(|_| index.clone()));
+        let mut change = |change: fn(&mut IdTokenBinding)| {
+            let mut changed = binding("shop", "orders", false);
+            change(&mut changed);
+            let event = Event::Apply(changed);
+            let asks = asks_anew(&index, &event).is_some();
+            write(&event);
+            (asks, bindings.version())
+        };
+        let (_, first) = change(|_| ());
+        assert_eq!(change(|binding| binding.status = None), (false, first));
+        let mut versions = vec![first];
+        for other in [
+            |binding: &mut IdTokenBinding| binding.metadata.generation = Some(4),
+            |binding: &mut IdTokenBinding| binding.metadata.uid = Some("other".to_owned()),
+            |binding: &mut IdTokenBinding| binding.metadata.annotations = None,
+            |binding: &mut IdTokenBinding| {
+                binding.metadata.deletion_timestamp = "2026-11-22T13:30:00Z".parse().ok().map(Time);
+            },
+        ] {
+            let (asks, version) = change(other);
+            assert!(asks && version.0 == 1 && !versions.contains(&version), "{version:?} after {versions:?}");
+            versions.push(version);
+        }
+    }
+}
