@@ -1,15 +1,13 @@
-//! The bindings that there are, as text: taken apart, as strings, maps and lists, they are more than twice as large, and at any time nearly
-//! all of them rest.
+//! The bindings that there are, packed, since at any time nearly all of them rest.
 
 use std::{
     collections::HashSet,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::Arc,
 };
 
 use kube::runtime::watcher::Event;
 
-use super::queue::Name;
+use super::{packed::Packed, queue::Name};
 use crate::{
     api::IdTokenBinding,
     cache::{Parts, index::Index},
@@ -17,12 +15,12 @@ use crate::{
 
 /// The bindings of each namespace that is served. Cloning shares them.
 #[derive(Clone)]
-pub(super) struct Bindings(Parts<Index<Packed>>);
+pub(super) struct Bindings(Parts<Index<Resting>>);
 
-/// A binding.
+/// A binding, and what is looked at more often than at all of it.
 #[derive(Debug)]
-pub(super) struct Packed {
-    json: Arc<str>,
+pub(super) struct Resting {
+    packed: Packed,
     uid: Box<str>,
     /// `None`: it is on its way out.
     asks: Option<u64>,
@@ -30,13 +28,13 @@ pub(super) struct Packed {
 
 impl Bindings {
     /// Those that watches tell of.
-    pub(super) fn of(parts: Parts<Index<Packed>>) -> Self {
+    pub(super) fn of(parts: Parts<Index<Resting>>) -> Self {
         Self(parts)
     }
 
     /// The binding `name` of `namespace`, if it was seen.
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<IdTokenBinding> {
-        unpack(&self.0.of(namespace)?.get(namespace, name, |packed| packed.json.clone())?)
+        self.0.of(namespace)?.get(namespace, name, |binding| binding.packed.clone())?.unpack()
     }
 
     /// Those of the namespaces that `is_concerned`, but for those that are on their way out.
@@ -54,9 +52,9 @@ impl Bindings {
     pub(super) fn each(&self, is_concerned: impl Fn(&str) -> bool) -> impl Iterator<Item = IdTokenBinding> {
         let mut packed = Vec::new();
         for part in self.0.iter() {
-            part.each(&is_concerned, |_, _, binding| packed.push(binding.json.clone()));
+            part.each(&is_concerned, |_, _, binding| packed.push(binding.packed.clone()));
         }
-        packed.into_iter().filter_map(|json| unpack(&json))
+        packed.into_iter().filter_map(|packed| packed.unpack())
     }
 
     /// The UIDs of all.
@@ -84,12 +82,11 @@ impl Bindings {
     }
 }
 
-impl Packed {
-    /// Packs a binding; for an [`Index`].
+impl Resting {
+    /// Puts a binding to rest.
     pub(super) fn of(binding: &IdTokenBinding) -> Self {
         Self {
-            // Strings, numbers, and lists and maps of them: that can't fail.
-            json: serde_json::to_string(binding).unwrap_or_default().into(),
+            packed: Packed::of(binding),
             uid: binding.metadata.uid.as_deref().unwrap_or_default().into(),
             asks: asks(binding),
         }
@@ -98,15 +95,11 @@ impl Packed {
 
 /// Whether `event`, which `known` has not taken over yet, brings a binding that asks for something else than before. One that was not
 /// there meanwhile (its label made it another release's) has missed its visits, and asks anew though it has not changed.
-pub(super) fn asks_anew(known: &Index<Packed>, event: &Event<IdTokenBinding>) -> Option<Name> {
+pub(super) fn asks_anew(known: &Index<Resting>, event: &Event<IdTokenBinding>) -> Option<Name> {
     let Event::Apply(binding) = event else { return None };
     let name = Name::of(binding);
-    let before = known.get(&name.namespace, &name.name, |packed| packed.asks);
+    let before = known.get(&name.namespace, &name.name, |binding| binding.asks);
     (before != Some(asks(binding))).then_some(name)
-}
-
-fn unpack(json: &str) -> Option<IdTokenBinding> {
-    serde_json::from_str(json).ok()
 }
 
 /// What makes a visit of a binding, where it changes. Its status is our own work, and would make one for each that was made.
@@ -151,7 +144,7 @@ mod tests {
     /// Two that stay and one that leaves.
     fn bindings() -> Bindings {
         let index = Index::default();
-        let mut write = index.writer(Packed::of);
+        let mut write = index.writer(Resting::of);
         for (namespace, name, leaves) in
             [("shop", "orders", false), ("shop", "leaving", true), ("bank", "money", false)]
         {
@@ -182,7 +175,7 @@ mod tests {
     #[test]
     fn the_version_changes_by_what_bindings_ask_and_not_by_their_statuses() {
         let index = Index::default();
-        let mut write = index.writer(Packed::of);
+        let mut write = index.writer(Resting::of);
         let bindings = Bindings::of(crate::cache::Scope::default().each(|_| index.clone()));
         let mut change = |change: fn(&mut IdTokenBinding)| {
             let mut changed = binding("shop", "orders", false);

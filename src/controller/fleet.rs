@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    bindings::{Bindings, Packed, asks_anew},
+    bindings::{Bindings, Resting, asks_anew},
     context::Context,
     memory::Memory,
     queue::{Name, Queue},
@@ -123,11 +123,11 @@ async fn visits(ctx: Arc<Context>, stop: &CancellationToken) {
 /// What takes over into `index` what a watch of bindings brings, and puts into `queue` those that ask for something else than before; of
 /// a new list all, once it is there.
 fn seen(
-    index: &Index<Packed>,
+    index: &Index<Resting>,
     queue: Queue,
     memory: Arc<Memory>,
 ) -> impl FnMut(&Event<IdTokenBinding>) + Send + use<> {
-    let (mut write, index) = (index.writer(Packed::of), index.clone());
+    let (mut write, index) = (index.writer(Resting::of), index.clone());
     move |event| {
         let asks = asks_anew(&index, event);
         write(event);

@@ -26,7 +26,7 @@ use super::{
     bindings::Bindings,
     context::Grants,
     grants_file::GrantsFile,
-    packed::{Packed, Secrets},
+    packed::Secrets,
     queue::{Name, Queue},
 };
 use crate::{
@@ -99,7 +99,7 @@ impl Triggers {
         let ours = watcher::Config::default().fields(&format!("type={SECRET_TYPE}")).page_size(PAGE);
         let parts = self.scope.each(|namespace| {
             let index = Index::default();
-            let mut write = index.writer(Packed::of);
+            let mut write = index.writer(Secrets::pack);
             let events = watcher(api::<Light<Secret>>(&self.client, namespace), ours.clone());
             let events = events.default_backoff().inspect_ok(move |event| write(event));
             let (events, progress) = follow(events, name, namespace, &self.refused);
