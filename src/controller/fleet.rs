@@ -2,7 +2,7 @@
 
 use std::{future::ready, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, future::join_all};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, future::join_all};
 use kube::{
     Client,
     core::Selector,
@@ -59,15 +59,10 @@ impl Fleet {
             let selected = watcher::Config::default().labels_from(selector).page_size(PAGE);
             let bindings = watcher(api::<IdTokenBinding>(client, namespace), selected).default_backoff();
             let bindings = bindings.modify(|binding| lighten(&mut binding.metadata));
-            let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
             let mut see = seen(&index, queue.clone(), memory.clone());
-            let watch = bindings.for_each(move |event| {
-                if let Ok(event) = event {
-                    see(&event);
-                }
-                ready(())
-            });
-            (index, (watch.boxed(), progress))
+            let bindings = bindings.inspect_ok(move |event| see(event));
+            let (bindings, progress) = follow(bindings, "the watch of bindings", namespace, refused);
+            (index, (bindings.for_each(|_| ready(())).boxed(), progress))
         });
         let (indices, parts) = parts.unzip();
         let (watches, progress) = parts.unzip();
@@ -113,7 +108,9 @@ impl Fleet {
 /// Makes visits until `stop`, and waits for those under way.
 async fn visits(ctx: Arc<Context>, stop: &CancellationToken) {
     let under_way = TaskTracker::new();
-    while let Some(turn) = stop.run_until_cancelled(ctx.queue.next(|name| rank(&ctx, name))).await {
+    while let Some(turn) =
+        stop.run_until_cancelled(ctx.queue.next(|name, asked| rank(&ctx, name, asked))).await
+    {
         under_way.spawn(visit(ctx.clone(), turn));
     }
     under_way.close();
@@ -153,8 +150,10 @@ mod tests {
 
     use futures::FutureExt as _;
 
+    use jiff::Timestamp;
+
     use super::*;
-    use crate::plan::turns::Rank;
+    use crate::{api::IdTokenBindingStatus, plan::turns::Rank};
 
     fn binding(generation: i64, ready: bool) -> IdTokenBinding {
         let spec =
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binding_asks_when_it_is_changed_comes_back_or_is_listed_anew_and_not_by_its_status() {
+    fn a_binding_asks_when_it_is_changed_comes_back_or_is_listed_anew_and_its_status_is_only_taken_note_of() {
         let events = [
             (Event::Init, 0),
             (Event::InitApply(binding(1, false)), 0),
@@ -182,11 +181,18 @@ mod tests {
         ];
         let index = Index::default();
         let queue = Queue::new(NonZeroUsize::new(1).unwrap(), Gauge::default());
-        let mut see = seen(&index, queue.clone(), Arc::default());
-        let mut visits = 0;
+        let memory = Arc::<Memory>::default();
+        let mut see = seen(&index, queue.clone(), memory.clone());
+        let mut entry = memory.of("u", None);
+        let written = binding(1, true).status.unwrap();
+        entry.wrote_status(&IdTokenBindingStatus::default(), written, Timestamp::UNIX_EPOCH);
+        memory.keep("u", entry);
+        let (mut visits, mut has_come) = (0, false);
         for (event, expected) in events {
             see(&event);
-            let is_there = |name: &Name| index.get(&name.namespace, &name.name, |_| Rank::Failing);
+            has_come |= matches!(&event, Event::Apply(binding) if binding.status.is_some());
+            assert_eq!(memory.of("u", None).written().is_none(), has_come, "after {event:?}");
+            let is_there = |name: &Name, _| index.get(&name.namespace, &name.name, |_| Rank::Failing);
             while let Some(visit) = queue.next(is_there).now_or_never() {
                 visit.ends(None);
                 visits += 1;

@@ -1,4 +1,4 @@
-//! Output: the status of each grant, which says who uses it. Written by the leader, at most every few seconds, and only where
+//! Output: the status of each grant, which says who uses it. Written by the leader, at most every few seconds (see [`pause`]), and only where
 //! something changed and all is seen: a number that is too small would say that a grant may go.
 
 use std::{
@@ -57,7 +57,8 @@ struct Known {
 }
 
 impl Known {
-    /// Changes where any of it does that matters: of bindings and grants the spec, of namespaces the labels.
+    /// Changes where any of it does that matters: of bindings spec and annotations, of grants the spec, of namespaces
+    /// the labels.
     fn version(&self) -> u64 {
         let of = |meta: &ObjectMeta| hash((&meta.uid, meta.generation, meta.deletion_timestamp.is_some()));
         let bindings = self.bindings.version();
@@ -76,15 +77,14 @@ impl Known {
             .filter_map(|n| Some((n.metadata.name.as_deref()?, n.metadata.labels.as_ref().unwrap_or(&none))))
             .collect();
         let grants = self.grants.state();
-        let bindings = self.bindings.each(|_| true);
+        let bindings = self.bindings.all();
         let statuses = usage(grants.iter().map(AsRef::as_ref), bindings, |name| labels.get(name).copied());
         grants.iter().cloned().zip(statuses).collect()
     }
 
-    /// Until the next look: it costs a little for each binding, and should take a small part of a processor at most.
+    /// Until the next look.
     fn pause(&self) -> Duration {
-        let (bindings, _) = self.bindings.version();
-        (A_BINDING * u32::try_from(bindings).unwrap_or(u32::MAX)).clamp(EVERY, AFTER_ERROR)
+        pause(self.bindings.version().0)
     }
 }
 
@@ -164,6 +164,11 @@ async fn write(ctx: &Context, grant: &IdTokenGrant, status: &IdTokenGrantStatus)
     }
 }
 
+/// Between two looks at so many bindings: they should take a small part of a processor at most.
+fn pause(bindings: usize) -> Duration {
+    A_BINDING.saturating_mul(u32::try_from(bindings).unwrap_or(u32::MAX)).clamp(EVERY, SELDOM)
+}
+
 fn hash(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
@@ -172,7 +177,20 @@ fn hash(value: impl Hash) -> u64 {
 
 /// Between two writes of one grant at least.
 const EVERY: Duration = Duration::from_secs(5);
-/// And for each binding that there is: about fifty times what a look at one takes.
+const SELDOM: Duration = Duration::from_secs(60);
+/// For each binding that there is: some thirty times what a look at it takes.
 const A_BINDING: Duration = Duration::from_millis(1);
 const AFTER_ERROR: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_bindings_the_rarer_a_look_at_all_of_them() {
+        let seconds =
+            [0, 5_000, 20_000, 60_000, 100_000, usize::MAX].map(|bindings| pause(bindings).as_secs());
+        assert_eq!(seconds, [5, 5, 20, 60, 60, 60]);
+    }
+}

@@ -15,11 +15,6 @@ pub(super) async fn watch(ctx: Arc<Context>, health: Health, stop: CancellationT
             health.stalled(QUEUE, None);
             continue;
         }
-        // Whatever went wrong, no binding is forgotten.
-        let adopted = ctx.queue.adopt(ctx.bindings.names(|_| true));
-        if adopted > 0 {
-            tracing::info!(adopted, "bindings were not in the queue; they are visited now");
-        }
         let lag = ctx.queue.look();
         ctx.metrics.schedule_lag_seconds.set(i64::try_from(lag.worst.as_secs()).unwrap_or(i64::MAX));
         health.stalled(QUEUE, lag.stalled);

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -65,7 +65,7 @@ impl Memory {
     }
 
     /// Forgets every binding whose UID is not among `alive`.
-    pub(super) fn sweep(&self, alive: &HashSet<Box<str>>) {
+    pub(super) fn sweep(&self, alive: &HashSet<Arc<str>>) {
         self.lock().retain(|uid, _| alive.contains(uid.as_str()));
     }
 
@@ -82,6 +82,11 @@ impl Entry {
             Some((replaced, after)) if replaced.contains(&hash(seen)) => after,
             _ => seen,
         }
+    }
+
+    /// What was written and not seen yet.
+    pub(super) fn written(&self) -> Option<&IdTokenBindingStatus> {
+        self.status.as_deref().map(|(_, written)| written)
     }
 
     /// Forgets what was written once it is `seen`: thousands of bindings rest.

@@ -226,11 +226,17 @@ fn context(
     }
 }
 
-/// Drops what nobody needs any more.
+/// Drops what nobody needs any more; and sees to it that no binding is forgotten, whatever went wrong.
 async fn sweep(ctx: Arc<Context>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
         ctx.mints.sweep();
         ctx.memory.sweep(&ctx.bindings.uids());
+        if ctx.fence.pass().is_some() {
+            let adopted = ctx.queue.adopt(ctx.bindings.names(|_| true));
+            if adopted > 0 {
+                tracing::warn!(adopted, "bindings were not in the queue; they are visited now");
+            }
+        }
     }
 }
 

@@ -47,8 +47,8 @@ struct State {
     due: BTreeSet<(Instant, Arc<Name>)>,
     /// Those in line, by the numbers of their tickets.
     line: HashMap<u64, Arc<Name>>,
-    /// When those that are under way began, by the numbers of their tickets.
-    begun: HashMap<u64, Instant>,
+    /// From when need is counted: on a clock that makes no steps.
+    began: Instant,
     /// When a visit ended last.
     ended: Instant,
 }
@@ -78,7 +78,7 @@ pub(super) struct Visit {
 pub(super) struct Lag {
     /// How long the one that waits the longest has been due.
     pub worst: Duration,
-    /// For how long no visit has ended although one was due all the time, or for how long one has not come to its end; `None`: they go on.
+    /// For how long no visit has ended although one was due all the time; `None`: they go on.
     pub stalled: Option<Duration>,
 }
 
@@ -101,7 +101,7 @@ impl Queue {
             bindings: HashMap::new(),
             due: BTreeSet::new(),
             line: HashMap::new(),
-            begun: HashMap::new(),
+            began: Instant::now(),
             ended: Instant::now(),
         };
         Self(Arc::new(Shared { state: Mutex::new(state), moved: Notify::new(), line }))
@@ -127,14 +127,14 @@ impl Queue {
         adopted
     }
 
-    /// Waits for the next visit. `rank` says how urgent one is; `None`: there is no such binding, or it is for another process to visit.
-    /// For one caller.
-    pub(super) async fn next(&self, rank: impl Fn(&Name) -> Option<Rank>) -> Visit {
+    /// Waits for the next visit. `rank` says how urgent one is that asks at some time of the queue's own; `None`: there is no such
+    /// binding, or it is for another process to visit. For one caller.
+    pub(super) async fn next(&self, rank: impl Fn(&Name, Duration) -> Option<Rank>) -> Visit {
         loop {
             let due = {
                 let mut state = self.lock();
                 state.line_up(&rank, Instant::now());
-                let called = state.call(Instant::now());
+                let called = state.call();
                 self.0.line.set(i64::try_from(state.line.len()).unwrap_or(i64::MAX));
                 if let Some((name, ticket)) = called {
                     return Visit { queue: self.clone(), name, ticket, next: Some(AFTER_PANIC) };
@@ -159,9 +159,7 @@ impl Queue {
         };
         let worst = state.bindings.values().map(since).max().unwrap_or_default();
         let idle = now.saturating_duration_since(state.ended);
-        let stands_still = Some(worst.min(idle)).filter(|time| *time >= STALLED);
-        let longest = state.begun.values().map(|at| now.saturating_duration_since(*at)).max();
-        Lag { worst, stalled: stands_still.max(longest.filter(|time| *time >= ENDLESS)) }
+        Lag { worst, stalled: Some(worst.min(idle)).filter(|time| *time >= STALLED) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -190,10 +188,11 @@ impl State {
     }
 
     /// Puts those in line that are due.
-    fn line_up(&mut self, rank: &impl Fn(&Name) -> Option<Rank>, now: Instant) {
+    fn line_up(&mut self, rank: &impl Fn(&Name, Duration) -> Option<Rank>, now: Instant) {
+        let asked = now.saturating_duration_since(self.began);
         while self.due.first().is_some_and(|(at, _)| *at <= now) {
             let Some((at, name)) = self.due.pop_first() else { break };
-            let Some(rank) = rank(&name) else {
+            let Some(rank) = rank(&name, asked) else {
                 self.bindings.remove(&name);
                 continue;
             };
@@ -204,9 +203,8 @@ impl State {
     }
 
     /// Calls one whose turn it is.
-    fn call(&mut self, now: Instant) -> Option<(Arc<Name>, Ticket)> {
+    fn call(&mut self) -> Option<(Arc<Name>, Ticket)> {
         let ticket = self.turns.call()?;
-        self.begun.insert(ticket.number(), now);
         let name = self.line.remove(&ticket.number())?;
         let place = self.bindings.get_mut(&name)?;
         if let Place::InLine(since) = *place {
@@ -233,7 +231,6 @@ impl Drop for Visit {
         let mut state = self.queue.lock();
         let now = Instant::now();
         state.turns.leave(&self.ticket);
-        state.begun.remove(&self.ticket.number());
         state.ended = now;
         let again = matches!(state.bindings.remove(&self.name), Some(Place::Visited(_, true)));
         let next = if again { Some(Duration::ZERO) } else { self.next };
@@ -245,10 +242,8 @@ impl Drop for Visit {
     }
 }
 
-/// Beyond every time-out that a visit has, taken together.
+/// Beyond every time-out that a visit has, taken together; and less than what a visit is given at most, so that it is seen where all hang.
 const STALLED: Duration = Duration::from_secs(5 * 60);
-/// The same for one visit, whatever becomes of the others. It is longer: that restarts the process though all else goes on.
-const ENDLESS: Duration = Duration::from_secs(15 * 60);
 /// Far off is as good as never.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const AFTER_PANIC: Duration = Duration::from_secs(5);

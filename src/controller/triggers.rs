@@ -30,7 +30,7 @@ use super::{
     queue::{Name, Queue},
 };
 use crate::{
-    api::{IdTokenGrant, SECRET_TYPE, annotations, binding},
+    api::{IdTokenGrant, SECRET_TYPE, annotations},
     cache::{
         Cache, Parts, Scope, api,
         fill::{Progress, follow},
@@ -74,7 +74,7 @@ impl Triggers {
         let all = self.bindings.clone();
         let (credentials, labelled) =
             self.watch_each("the watch of credentials", &labelled, move |secrets: Vec<Light<Secret>>| {
-                users_of(&all, &secrets, secret_names)
+                users_of(&all, &secrets)
             });
         let filling = filling.zip(labelled).map(|(ours, labelled)| vec![ours, labelled]);
         if !accounts {
@@ -84,7 +84,7 @@ impl Triggers {
         let (accounts, listed) = self.watch_each(
             "the watch of ServiceAccounts",
             &every,
-            move |accounts: Vec<Light<ServiceAccount>>| users_of(&all, &accounts, account_names),
+            move |accounts: Vec<Light<ServiceAccount>>| users_of(&all, &accounts),
         );
         let filling = filling.zip(listed).map(|(mut all, listed)| {
             all.push(listed);
@@ -156,6 +156,7 @@ impl Triggers {
             if changed.is_empty() {
                 return Vec::new();
             }
+            // Whatever their source is: what stands in their Secrets may be of an earlier one.
             all.names(|namespace| may_concern(&changed, namespace, &labels))
         });
         let (all, current, mut before) = (self.bindings.clone(), namespaces.clone(), BTreeMap::new());
@@ -274,40 +275,14 @@ fn labels_of(namespaces: &[Arc<PartialObjectMeta<Namespace>>]) -> BTreeMap<Strin
 }
 
 /// Bindings whose source names one of `objects` of their namespace.
-fn users_of<K>(
-    bindings: &Bindings,
-    objects: &[Light<K>],
-    names: fn(&binding::Source) -> Vec<&str>,
-) -> Vec<Name> {
+fn users_of<K>(bindings: &Bindings, objects: &[Light<K>]) -> Vec<Name> {
     let mut touched: HashMap<&str, HashSet<&str>> = HashMap::new();
     for object in objects {
-        let meta = &object.metadata;
-        if let (Some(namespace), Some(name)) = (&meta.namespace, &meta.name) {
+        if let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) {
             touched.entry(namespace).or_default().insert(name);
         }
     }
-    let mut users = Vec::new();
-    for binding in bindings.each(|namespace| touched.contains_key(namespace)) {
-        let touched = touched.get(binding.metadata.namespace.as_deref().unwrap_or_default());
-        if touched
-            .is_some_and(|touched| names(&binding.spec.source).iter().any(|name| touched.contains(name)))
-        {
-            users.push(Name::of(&binding));
-        }
-    }
-    users
-}
-
-fn secret_names(source: &binding::Source) -> Vec<&str> {
-    let files = [&source.service_account_key, &source.user_credentials];
-    let files = files.into_iter().flatten().map(|source| &source.secret_ref);
-    let user = source.identity_platform.iter();
-    let user = user.flat_map(|p| [&p.api_key_secret_ref, &p.email_secret_ref, &p.password_secret_ref]);
-    files.chain(user).map(|secret| secret.name.as_str()).collect()
-}
-
-fn account_names(source: &binding::Source) -> Vec<&str> {
-    source.kubernetes_service_account.iter().map(|account| account.name.as_str()).collect()
+    bindings.users(|namespace, name| touched.get(namespace).is_some_and(|names| names.contains(name)))
 }
 
 fn owner_of(secret: &Light<Secret>) -> Option<Name> {

@@ -5,6 +5,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use kube::Resource as _;
+use tokio::time::timeout;
 
 use super::{
     apply::{Outcome, apply, apply_invalid},
@@ -37,6 +38,8 @@ enum Error {
     Status(#[from] status::Error),
     #[error("the visit panicked; this is a bug")]
     Panic,
+    #[error("the visit did not come to its end within {} s and was given up; this is a bug", LONGEST.as_secs())]
+    Endless,
     #[error("this process is no longer the leader")]
     Deposed,
 }
@@ -57,10 +60,13 @@ async fn guarded(ctx: &Context, name: &Name) -> Result<Option<Duration>, Error> 
     let mut entry = ctx.memory.of(&owner.uid, pass.term());
     entry.saw_status(seen(&binding));
     let visit = AssertUnwindSafe(reconcile(ctx, &binding, &owner, &mut entry)).catch_unwind();
+    let visit = timeout(LONGEST, visit).map(|ended| ended.unwrap_or(Ok(Err(Error::Endless))));
     let visit = Box::pin(pass.protect(visit)).await;
     if visit.is_some() {
         // The watch may have been faster than the answer to the write.
-        if let Some(now) = ctx.bindings.get(&name.namespace, &name.name) {
+        if entry.written().is_some()
+            && let Some(now) = ctx.bindings.get(&name.namespace, &name.name)
+        {
             entry.saw_status(seen(&now));
         }
         ctx.memory.keep(&owner.uid, entry);
@@ -74,12 +80,13 @@ async fn guarded(ctx: &Context, name: &Name) -> Result<Option<Duration>, Error> 
 
 /// How urgent a visit is, as far as that can be told without a look at anything else; `None`: there is no such binding, or it is for
 /// another process to visit.
-pub(super) fn rank(ctx: &Context, name: &Name) -> Option<Rank> {
-    let binding = ctx.bindings.get(&name.namespace, &name.name)?;
-    let uid = binding.metadata.uid.as_deref()?;
-    let entry = ctx.memory.of(uid, ctx.fence.pass()?.term());
-    let status = entry.status(seen(&binding));
-    Some(Rank::of(status.expiration_time, entry.attempts.is_some(), clock::now()))
+pub(super) fn rank(ctx: &Context, name: &Name, asked: Duration) -> Option<Rank> {
+    let pass = ctx.fence.pass()?;
+    let (uid, expires) = ctx.bindings.glance(&name.namespace, &name.name)?;
+    let entry = ctx.memory.of(&uid, pass.term());
+    let expires = entry.written().map_or(expires, |status| status.expiration_time);
+    let left = expires.and_then(|at| at.duration_since(clock::now()).try_into().ok());
+    Some(Rank::of(left, entry.attempts.is_some(), asked))
 }
 
 async fn reconcile(
@@ -147,5 +154,7 @@ fn quiet_until(
     (now < until).then_some(until)
 }
 
+/// Beyond every time-out that a visit has, taken together; so that one which hangs all the same holds up its own binding only.
+const LONGEST: Duration = Duration::from_secs(10 * 60);
 const SHORTEST: Duration = Duration::from_millis(50);
 const AFTER_ERROR: Duration = Duration::from_secs(5);

@@ -4,27 +4,27 @@
 use std::{
     collections::{BTreeSet, HashMap},
     num::NonZeroUsize,
+    time::Duration,
 };
-
-use jiff::Timestamp;
 
 /// How urgent a binding is; the least goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// From then on it has no token: since it asked, or when the one that it has ends. So the order holds while they wait.
-    Without(Timestamp),
+    /// From then on it has no token: since it asked, or when the one that it has ends. So the order holds while they wait. Counted on any
+    /// clock that makes no steps.
+    Without(Duration),
     /// It has none, and the last try has failed.
     Failing,
 }
 
 impl Rank {
-    /// Of a binding whose token ends at `expires`, and which `failed` when it was last tried.
+    /// Of a binding that asks at the time `asked`, whose token is good for the time that is `left`, and which `failed` when it was last tried.
     #[must_use]
-    pub fn of(expires: Option<Timestamp>, failed: bool, now: Timestamp) -> Self {
-        match expires.filter(|at| *at > now) {
-            Some(at) => Self::Without(at),
+    pub fn of(left: Option<Duration>, failed: bool, asked: Duration) -> Self {
+        match left {
+            Some(left) => Self::Without(asked.saturating_add(left)),
             None if failed => Self::Failing,
-            None => Self::Without(now),
+            None => Self::Without(asked),
         }
     }
 }
@@ -130,8 +130,9 @@ mod tests {
         Turns::new(NonZeroUsize::new(places).unwrap())
     }
 
-    fn at(minute: i8) -> Rank {
-        Rank::Without(jiff::civil::date(2026, 1, 1).at(10, minute, 0, 0).in_tz("UTC").unwrap().timestamp())
+    /// Without a token from that minute on.
+    const fn at(minute: u64) -> Rank {
+        Rank::Without(Duration::from_secs(60 * minute))
     }
 
     /// Asks for all of them, and says in which order they are served one after another.
@@ -150,11 +151,8 @@ mod tests {
 
     #[test]
     fn without_a_token_first_then_nearest_to_expiry_then_what_failed() {
-        // It is 10:10, and two have none.
         let asks = [("a", Rank::Failing), ("a", at(30)), ("b", at(20)), ("a", at(10)), ("b", at(10))];
         assert_eq!(order(&asks), [3, 4, 2, 1, 0]);
-        let asks = [("a", at(12)), ("b", at(20))]; // since 10:12 one of them has none, either
-        assert_eq!(order(&[asks[0], asks[1], ("b", at(13))]), [0, 2, 1], "who asks later goes later");
         assert_eq!(order(&[("a", at(20)), ("b", at(20)), ("a", at(20))]), [0, 1, 2], "equals as they came");
     }
 
@@ -205,15 +203,15 @@ mod tests {
 
     #[test]
     fn rank_tells_a_good_token_from_none() {
-        let now = "2026-01-01T10:00:00Z".parse().unwrap();
-        let later = "2026-01-01T10:00:01Z".parse().unwrap();
-        for (expires, failed, rank) in [
-            (None, false, Rank::Without(now)),
-            (Some(now), false, Rank::Without(now)),
-            (Some(later), true, Rank::Without(later)),
+        let [asked, left] = [100, 7].map(Duration::from_secs);
+        for (left, failed, rank) in [
+            (None, false, Rank::Without(Duration::from_secs(100))),
+            (Some(left), false, Rank::Without(Duration::from_secs(107))),
+            (Some(left), true, Rank::Without(Duration::from_secs(107))),
+            (Some(Duration::MAX), true, Rank::Without(Duration::MAX)),
             (None, true, Rank::Failing),
         ] {
-            assert_eq!(Rank::of(expires, failed, now), rank);
+            assert_eq!(Rank::of(left, failed, asked), rank);
         }
     }
 }

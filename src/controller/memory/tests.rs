@@ -76,7 +76,7 @@ fn only_what_lives_is_remembered() {
     let entry = Entry { status_written: Some(at("2026-01-01T10:00:00Z")), ..Entry::default() };
     memory.keep("alive", entry.clone());
     memory.keep("gone", entry);
-    memory.sweep(&HashSet::from(["alive".into(), "new".into()]));
+    memory.sweep(&HashSet::from(["alive", "new"].map(Into::into)));
     assert_eq!(memory.of("alive", None).status_written, Some(at("2026-01-01T10:00:00Z")));
     assert_eq!(memory.of("alive", Some(1)).status_written, None, "from a term in which another one led");
     assert_eq!(memory.of("gone", None).status_written, None);

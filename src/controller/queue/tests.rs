@@ -1,5 +1,4 @@
 use futures::FutureExt as _;
-use jiff::Timestamp;
 use tokio::time::{advance, timeout};
 
 use super::*;
@@ -9,13 +8,13 @@ fn queue(places: usize) -> Queue {
 }
 
 #[expect(clippy::unnecessary_wraps)] // as `Queue::next` has it
-const fn new(_: &Name) -> Option<Rank> {
-    Some(Rank::Without(Timestamp::UNIX_EPOCH))
+const fn without(_: &Name, asked: Duration) -> Option<Rank> {
+    Some(Rank::Without(asked))
 }
 
 /// The next visit, if it is time for one.
 fn called(queue: &Queue) -> Option<Visit> {
-    queue.next(new).now_or_never()
+    queue.next(without).now_or_never()
 }
 
 fn name(visit: &Visit) -> &str {
@@ -53,14 +52,14 @@ async fn who_rests_is_visited_when_it_is_due_or_woken_before() {
     let queue = queue(5);
     queue.wake(Name::new("shop", "orders"));
     called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
-    let (began, next) = (Instant::now(), queue.next(new));
+    let (began, next) = (Instant::now(), queue.next(without));
     next.await.ends(Some(Duration::from_secs(60)));
     assert_eq!(began.elapsed().as_secs(), 60);
     advance(Duration::from_secs(10)).await;
     queue.wake(Name::new("shop", "orders"));
     called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
     let began = Instant::now();
-    let _visit = queue.next(new).await;
+    let _visit = queue.next(without).await;
     assert_eq!(began.elapsed().as_secs(), 60, "and not after the 50 s that were left");
 }
 
@@ -69,17 +68,17 @@ async fn who_waits_for_the_next_visit_hears_of_a_wake_an_end_and_an_earlier_one(
     let queue = queue(1);
     let waiting = {
         let queue = queue.clone();
-        tokio::spawn(async move { name(&queue.next(new).await).to_owned() })
+        tokio::spawn(async move { name(&queue.next(without).await).to_owned() })
     };
     tokio::time::sleep(Duration::from_secs(1)).await;
     queue.wake(Name::new("shop", "orders"));
     assert_eq!(waiting.await.unwrap(), "orders");
     // It was dropped without an end, as by a panic, and comes back after a while.
     let began = Instant::now();
-    let visit = queue.next(new).await;
+    let visit = queue.next(without).await;
     assert_eq!(began.elapsed().as_secs(), 5);
     queue.wake(Name::new("shop", "stock"));
-    let (second, ()) = futures::join!(queue.next(new), async {
+    let (second, ()) = futures::join!(queue.next(without), async {
         tokio::time::sleep(Duration::from_secs(3)).await;
         visit.ends(Some(Duration::from_secs(60)));
     });
@@ -87,31 +86,36 @@ async fn who_waits_for_the_next_visit_hears_of_a_wake_an_end_and_an_earlier_one(
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_turn_goes_by_need() {
+async fn the_turn_goes_by_need_and_stays_while_it_is_waited_for() {
     let queue = queue(1);
     queue.wake(Name::new("shop", "first"));
     let first = called(&queue).unwrap();
-    let at = |minute: i64| Rank::Without(Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_mins(minute));
-    let rank = |name: &Name| {
-        Some(match &*name.name {
-            "failing" => Rank::Failing,
-            "later" => at(9),
-            "sooner" => at(3),
-            _ => at(0),
-        })
+    let rank = |name: &Name, asked| {
+        let left = match &*name.name {
+            "later" => Some(Duration::from_secs(9 * 60)),
+            "sooner" => Some(Duration::from_secs(3 * 60)),
+            _ => None,
+        };
+        Some(Rank::of(left, &*name.name == "failing", asked))
     };
     for name in ["failing", "later", "sooner", "new"] {
         queue.wake(Name::new("shop", name));
     }
     assert!(queue.next(rank).now_or_never().is_none());
     assert_eq!((queue.lock().line.len(), queue.0.line.get()), (4, 4));
+    advance(Duration::from_secs(5 * 60)).await;
+    queue.wake(Name::new("shop", "newest"));
     let (mut visit, mut order) = (first, Vec::new());
-    for _ in 0..4 {
+    for _ in 0..5 {
         visit.ends(None);
         visit = queue.next(rank).now_or_never().unwrap();
         order.push(name(&visit).to_owned());
     }
-    assert_eq!(order, ["new", "sooner", "later", "failing"]);
+    assert_eq!(
+        order,
+        ["new", "sooner", "newest", "later", "failing"],
+        "two minutes ago the sooner one's token ended"
+    );
     assert_eq!(queue.0.line.get(), 0);
 }
 
@@ -119,7 +123,7 @@ async fn the_turn_goes_by_need() {
 async fn who_is_for_nobody_to_visit_is_forgotten_until_it_is_woken_or_adopted() {
     let queue = queue(1);
     queue.wake(Name::new("shop", "orders"));
-    assert!(timeout(Duration::from_hours(24), queue.next(|_| None)).await.is_err());
+    assert!(timeout(Duration::from_hours(24), queue.next(|_, _| None)).await.is_err());
     assert!(queue.lock().bindings.is_empty() && called(&queue).is_none());
     let known = || ["orders", "stock"].map(|name| Name::new("shop", name));
     assert_eq!(queue.adopt(known()), 2);
@@ -153,25 +157,4 @@ async fn a_queue_that_stands_still_is_noticed_after_five_minutes() {
     called(&queue).unwrap().ends(None);
     advance(Duration::from_secs(600)).await;
     assert_eq!(queue.look(), lag(0, None), "nothing is due");
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_visit_that_does_not_end_is_noticed_after_fifteen_minutes_though_others_do() {
-    let queue = queue(2);
-    for name in ["endless", "other"] {
-        queue.wake(Name::new("shop", name));
-    }
-    let endless = called(&queue).unwrap();
-    for _ in 0..14 {
-        called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
-        advance(Duration::from_secs(60)).await;
-    }
-    assert_eq!(queue.look().stalled, None);
-    advance(Duration::from_secs(59)).await;
-    called(&queue).unwrap().ends(Some(Duration::from_secs(60)));
-    assert_eq!(queue.look().stalled, None);
-    advance(Duration::from_secs(1)).await;
-    assert_eq!(queue.look().stalled, Some(Duration::from_secs(900)));
-    endless.ends(None);
-    assert_eq!(queue.look(), lag(0, None));
 }

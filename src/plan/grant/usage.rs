@@ -170,6 +170,27 @@ mod tests {
     }
 
     #[test]
+    fn each_grant_is_told_of_its_own_users_who_are_named_in_the_order_of_their_texts() {
+        let bindings = [
+            // In the order of an index: `shop-eu/a` is the lesser text, since `-` comes before `/`.
+            binding("shop", "a", &calling("https://orders.a.run.app")),
+            binding("shop", "b", &calling("https://carts.a.run.app")),
+            binding("shop-eu", "a", &calling("https://orders.a.run.app")),
+        ];
+        let spec = |namespaces: &[&str], audience: &str| json!({"namespaces": {"names": namespaces}, "identities": ["caller@p.iam.gserviceaccount.com"], "audiences": [audience]});
+        let grants = [
+            spec(&["nobody"], "https://*.a.run.app"),
+            spec(&["shop"], "https://*.a.run.app"),
+            spec(&["shop-eu", "shop"], "https://orders.a.run.app"),
+        ];
+        let statuses = usage(&grants.map(|spec| grant(&spec)), &bindings, |_| None);
+        let used: Vec<_> =
+            statuses.into_iter().map(|status| (status.bindings, status.used_by.join(" "))).collect();
+        let expected = [(0, ""), (2, "shop/a shop/b"), (2, "shop-eu/a shop/a")];
+        assert_eq!(used, expected.map(|(bindings, used_by)| (Some(bindings), used_by.to_owned())));
+    }
+
+    #[test]
     fn twenty_of_many_are_named_and_all_are_counted_as_they_are_authorised() {
         let bindings: Vec<_> = (0..500)
             .map(|i| {
