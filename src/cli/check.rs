@@ -9,10 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    namespaces::label,
-    process::{Retries, client},
-};
+use super::{namespaces::label, process::client};
 use crate::{api::IdTokenBinding, plan::check};
 
 /// Check an installation: would an annotated pod get its volume, mount and variables?
@@ -39,7 +36,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let check = Check {
-        client: client(Retries::Ours).await?,
+        client: client().await?,
         deadline: Instant::now() + Duration::from_secs(args.timeout_seconds),
         args,
     };

@@ -11,7 +11,7 @@ use super::{
     endpoints::EndpointArgs,
     identity::IdentityArgs,
     namespaces::NamespaceArgs,
-    process::{self, Retries, Started, TelemetryArgs, start},
+    process::{Started, TelemetryArgs, start},
     selector::selector,
 };
 use crate::{
@@ -113,13 +113,13 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
         None => None,
     };
     let metrics = Metrics::with(|registry| grants.iter().for_each(|file| file.register(registry)));
-    let Started { client, health } =
+    let Started { client, once, health } =
         start(&args.telemetry, metrics.clone(), &[Condition::CachesFilled], &stop).await?;
     let election = args.election.election()?;
     let http = Http::new().context("the system's CA certificates can't be loaded")?;
     let operator = Operator::new(&http, &endpoints, args.identity.sources(false)?);
     let parts = Parts {
-        once: process::client(Retries::Ours).await?,
+        once,
         minter: Minter::new(&http, &endpoints, operator),
         verifier: Verifier::new(Jwks::new(http, keys), args.require_signature),
         metrics,

@@ -93,7 +93,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
     let webhook_metrics = webhook::Metrics::default();
     let metrics = Metrics::with(|registry| webhook_metrics.register(registry));
     let refused = metrics.refused_watches.clone();
-    let Started { client, health } = start(&args.telemetry, metrics, args.awaited(), &stop).await?;
+    let Started { client, health, .. } = start(&args.telemetry, metrics, args.awaited(), &stop).await?;
     let (bindings, filling) =
         scope.each(|namespace| watch(&client, namespace, &refused, &health, stop.clone())).unzip();
     let fills = Fills::new(Vec::new(), filling.into_all().map(|progress| vec![progress]).collect());
