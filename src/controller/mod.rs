@@ -241,6 +241,6 @@ async fn sweep(ctx: Arc<Context>, stop: CancellationToken) {
 }
 
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// Visits under way at once. Nearly all wait for Google or for the API server; and 128 writes at once cost that a third less processor time
-/// each than 32 do (docs/performance.md).
-const PLACES: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+/// Visits under way at once. Nearly all wait for Google or for the API server, which spends less processor time on each of many writes that
+/// come at once (docs/performance.md); but each takes some 0.1 MB while it lasts.
+const PLACES: NonZeroUsize = NonZeroUsize::new(96).unwrap();
