@@ -87,7 +87,9 @@ impl Fleet {
             health.vital("the watch of bindings", async move { stop.run_until_cancelled(work).await })
         });
         let terms = ctx.fence.terms().for_each(|_| {
-            ctx.bindings.names(|_| true).into_iter().for_each(|name| ctx.queue.wake(name));
+            for name in ctx.bindings.names(|_| true) {
+                ctx.queue.wake(name);
+            }
             ready(())
         });
         let terms = health.vital("the beginning of terms", stop.run_until_cancelled(terms));
@@ -128,13 +130,17 @@ fn seen(
     move |event| {
         let asks = asks_anew(&index, event);
         write(event);
-        asks.into_iter().for_each(|name| queue.wake(name));
+        if let Some(name) = asks {
+            queue.wake(name);
+        }
         match event {
             Event::Apply(binding) => memory.saw(binding),
             Event::InitDone => {
                 let mut all = Vec::new();
                 index.each(|_| true, |namespace, name, _| all.push(Name::new(namespace, name)));
-                all.into_iter().for_each(|name| queue.wake(name));
+                for name in all {
+                    queue.wake(name);
+                }
             }
             Event::Init | Event::InitApply(_) | Event::Delete(_) => {}
         }

@@ -218,7 +218,9 @@ impl Triggers {
             .ready_chunks(AT_ONCE)
             .take_until(stop.cancelled_owned());
         let work = touched.for_each(move |objects| {
-            concerned(objects).into_iter().for_each(|name| queue.wake(name));
+            for name in concerned(objects) {
+                queue.wake(name);
+            }
             ready(())
         });
         tokio::spawn(self.health.vital(name, work));
