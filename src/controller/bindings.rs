@@ -60,61 +60,58 @@ impl Bindings {
     /// Those of the namespaces that `is_concerned`, but for those that are on their way out.
     pub(super) fn names(&self, is_concerned: impl Fn(&str) -> bool) -> Vec<Name> {
         let mut names = Vec::new();
-        for part in self.0.iter() {
-            part.each(&is_concerned, |namespace, name, binding| {
-                names.extend(binding.asks.map(|_| Name::new(namespace, name)));
-            });
-        }
+        self.each(is_concerned, |namespace, name, binding| {
+            names.extend(binding.asks.map(|_| Name::new(namespace, name)));
+        });
         names
     }
 
     /// All of them, one after the other. While they are read, watches may change what there is.
     pub(super) fn all(&self) -> impl Iterator<Item = IdTokenBinding> + use<> {
         let mut packed = Vec::with_capacity(self.version().0);
-        for part in self.0.iter() {
-            part.each(|_| true, |_, _, binding| packed.push(binding.packed.clone()));
-        }
+        self.each(|_| true, |_, _, binding| packed.push(binding.packed.clone()));
         packed.into_iter().filter_map(|packed| packed.unpack())
     }
 
     /// Those whose source names a Secret or a ServiceAccount that is `touched`, by namespace and name.
     pub(super) fn users(&self, touched: impl Fn(&str, &str) -> bool) -> Vec<Name> {
         let mut users = Vec::new();
-        for part in self.0.iter() {
-            part.each(
-                |_| true,
-                |namespace, name, binding| {
-                    if binding.uses.iter().any(|used| touched(namespace, used)) {
-                        users.push(Name::new(namespace, name));
-                    }
-                },
-            );
-        }
+        self.each(
+            |_| true,
+            |namespace, name, binding| {
+                if binding.uses.iter().any(|used| touched(namespace, used)) {
+                    users.push(Name::new(namespace, name));
+                }
+            },
+        );
         users
     }
 
     /// The UIDs of all.
     pub(super) fn uids(&self) -> HashSet<Arc<str>> {
         let mut uids = HashSet::with_capacity(self.version().0);
-        for part in self.0.iter() {
-            part.each(|_| true, |_, _, binding| _ = uids.insert(binding.uid.clone()));
-        }
+        self.each(|_| true, |_, _, binding| _ = uids.insert(binding.uid.clone()));
         uids
     }
 
     /// How many there are, and a number that changes where one of them asks for something else.
     pub(super) fn version(&self) -> (usize, u64) {
         let (mut count, mut version) = (0, 0_u64);
-        for part in self.0.iter() {
-            part.each(
-                |_| true,
-                |_, _, binding| {
-                    count += 1;
-                    version = version.wrapping_add(binding.asks.unwrap_or_default());
-                },
-            );
-        }
+        self.each(
+            |_| true,
+            |_, _, binding| {
+                count += 1;
+                version = version.wrapping_add(binding.asks.unwrap_or_default());
+            },
+        );
         (count, version)
+    }
+
+    /// Shows `see` namespace, name and what is kept of each in the namespaces that are `wanted`.
+    fn each(&self, wanted: impl Fn(&str) -> bool, mut see: impl FnMut(&str, &str, &Resting)) {
+        for part in self.0.iter() {
+            part.each(&wanted, &mut see);
+        }
     }
 }
 

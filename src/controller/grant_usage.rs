@@ -39,7 +39,8 @@ pub(super) async fn keep_usage(ctx: Arc<Context>, bindings: Bindings, fills: Fil
         known.fills.settled().await;
         let mut told = Told::default();
         loop {
-            let pause = if told.tell(&ctx, &known).await { known.pause() } else { AFTER_ERROR };
+            let pause =
+                if told.tell(&ctx, &known).await { pause(known.bindings.version().0) } else { AFTER_ERROR };
             sleep(pause).await;
         }
     };
@@ -80,11 +81,6 @@ impl Known {
         let bindings = self.bindings.all();
         let statuses = usage(grants.iter().map(AsRef::as_ref), bindings, |name| labels.get(name).copied());
         grants.iter().cloned().zip(statuses).collect()
-    }
-
-    /// Until the next look.
-    fn pause(&self) -> Duration {
-        pause(self.bindings.version().0)
     }
 }
 
