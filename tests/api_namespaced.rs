@@ -251,7 +251,7 @@ fn account(namespaces: &[&str]) -> Vec<Value> {
     let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
     let rules = json!([
         rule("idtoken.dev", "idtokenbindings", &["list", "watch"]),
-        rule("idtoken.dev", "idtokenbindings/status", &["patch"]),
+        rule("idtoken.dev", "idtokenbindings/status", &["update"]),
         rule("", "secrets", &["get", "list", "watch", "create", "update", "delete"]),
         rule("events.k8s.io", "events", &["create", "patch"]),
     ]);

@@ -191,7 +191,7 @@ mod tests {
         let mut see = seen(&index, queue.clone(), memory.clone());
         let mut entry = memory.of("u", None);
         let written = binding(1, true).status.unwrap();
-        entry.wrote_status(&IdTokenBindingStatus::default(), written, Timestamp::UNIX_EPOCH);
+        entry.wrote_status(&IdTokenBindingStatus::default(), written, None, Timestamp::UNIX_EPOCH);
         memory.keep("u", entry);
         let (mut visits, mut has_come) = (0, false);
         for (event, expected) in events {

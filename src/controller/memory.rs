@@ -27,9 +27,8 @@ pub(super) struct Entry {
     pub ask_again: Option<Box<Pause>>,
     /// How often the Secret was restored lately, and when last.
     restores: Option<(u32, Timestamp)>,
-    /// The last status that was written, until the watch has brought it, and hashes of those that it and its forerunners replaced: whoever
-    /// still sees one of them has an old copy.
-    status: Option<Box<(Vec<u64>, IdTokenBindingStatus)>>,
+    /// The last status that was written, until the watch has brought it.
+    written: Option<Box<Written>>,
     /// Since when only somebody outside can heal it, and for which generation of the binding.
     failing: Option<(Timestamp, Option<i64>)>,
     /// When that was.
@@ -38,6 +37,16 @@ pub(super) struct Entry {
     loss: Option<Loss>,
     /// The term of leadership that all of it is from: in between, another one may have acted.
     term: Option<i32>,
+}
+
+/// A status that was written.
+#[derive(Clone, Debug)]
+struct Written {
+    status: IdTokenBindingStatus,
+    /// `metadata.resourceVersion` of the binding with it.
+    version: Option<String>,
+    /// Hashes of those that it and its forerunners replaced: whoever still sees one of them has an old copy.
+    replaced: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,42 +87,50 @@ impl Memory {
 impl Entry {
     /// The newest status known: `seen`, unless that is what we have replaced already.
     pub(super) fn status<'a>(&'a self, seen: &'a IdTokenBindingStatus) -> &'a IdTokenBindingStatus {
-        match self.status.as_deref() {
-            Some((replaced, after)) if replaced.contains(&hash(seen)) => after,
-            _ => seen,
-        }
+        self.newer(seen).map_or(seen, |written| &written.status)
+    }
+
+    /// The newest `metadata.resourceVersion` known of `binding`.
+    pub(super) fn version<'a>(&'a self, binding: &'a IdTokenBinding) -> Option<&'a str> {
+        let seen = || binding.metadata.resource_version.as_deref();
+        self.newer(self::seen(binding)).map_or_else(seen, |written| written.version.as_deref())
+    }
+
+    /// What was written over the status that is `seen`.
+    fn newer(&self, seen: &IdTokenBindingStatus) -> Option<&Written> {
+        self.written.as_deref().filter(|written| written.replaced.contains(&hash(seen)))
     }
 
     /// What was written and not seen yet.
     pub(super) fn written(&self) -> Option<&IdTokenBindingStatus> {
-        self.status.as_deref().map(|(_, written)| written)
+        self.written.as_deref().map(|written| &written.status)
     }
 
     /// Forgets what was written once it is `seen`: thousands of bindings rest.
     pub(super) fn saw_status(&mut self, seen: &IdTokenBindingStatus) {
-        self.status.take_if(|noted| noted.1 == *seen);
+        self.written.take_if(|written| written.status == *seen);
     }
 
     pub(super) fn wrote_status(
         &mut self,
         seen: &IdTokenBindingStatus,
-        after: IdTokenBindingStatus,
+        status: IdTokenBindingStatus,
+        version: Option<String>,
         now: Timestamp,
     ) {
         let seen = hash(seen);
-        let mut replaced = match self.status.take() {
-            Some(noted) if noted.0.contains(&seen) => {
-                let (mut replaced, last) = *noted;
-                replaced.push(hash(&last));
-                replaced
+        let mut replaced = match self.written.take() {
+            Some(mut last) if last.replaced.contains(&seen) => {
+                last.replaced.push(hash(&last.status));
+                last.replaced
             }
             _ => vec![seen],
         };
-        let newest = hash(&after);
+        let newest = hash(&status);
         replaced.retain(|status| *status != newest);
         let surplus = replaced.len().saturating_sub(OLD_COPIES);
         replaced.drain(..surplus);
-        self.status = Some(Box::new((replaced, after)));
+        self.written = Some(Box::new(Written { status, version, replaced }));
         self.status_written = Some(now);
     }
 

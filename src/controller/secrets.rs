@@ -143,7 +143,8 @@ fn describe(error: &kube::Error) -> String {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// What an answer is to be: metadata, and nothing of the object itself.
+pub(super) const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 #[cfg(test)]
 mod tests {

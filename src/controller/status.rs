@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::header;
 use jiff::Timestamp;
 use kube::{
-    Resource as _,
+    Api, Resource as _,
+    api::ListParams,
     runtime::events::{Event, EventType},
 };
 
@@ -13,9 +14,11 @@ use super::{
     apply::Outcome,
     context::Context,
     memory::{Entry, seen},
+    secrets::METADATA_ONLY,
 };
 use crate::{
     api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus},
+    cache::light::Light,
     plan::{
         secret::{Observed, Owner},
         source::source_name,
@@ -34,9 +37,21 @@ pub(super) enum Error {
     /// No answer in time.
     #[error("update the status of IdTokenBinding {0}: no answer in time")]
     Timeout(String),
+    /// Others were faster, each time.
+    #[error(
+        "update the status of IdTokenBinding {0}: it changes all the time, {TRIES} writes in a row met another version"
+    )]
+    Contested(String),
 }
 
-/// Writes what came of a visit, where it differs from what stands there, and sends an event where the outcome changed.
+impl Error {
+    fn of(owner: &Owner, cause: kube::Error) -> Self {
+        Self::Api(name(owner), Box::new(cause))
+    }
+}
+
+/// Writes what came of a visit, where it differs from what stands there, and sends an event where the outcome changed. Where the binding
+/// is another by now, looks again, so that nothing is lost that others have written into its status.
 pub(super) async fn status(
     ctx: &Context,
     binding: &IdTokenBinding,
@@ -46,23 +61,34 @@ pub(super) async fn status(
     entry: &mut Entry,
 ) -> Result<(), Error> {
     let now = crate::clock::now();
-    let previous = entry.status(seen(binding)).clone();
     let failing_since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
-    let attempts = entry.attempts.as_deref();
-    let report = Report { failing_since, attempts, ..report(binding, &previous, wanted, outcome, now) };
-    let next = status::next(&previous, report, now);
-    if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
-        return Ok(());
+    let mut previous = entry.status(seen(binding)).clone();
+    let mut version = entry.version(binding).map(str::to_owned);
+    for _ in 0..TRIES {
+        let attempts = entry.attempts.as_deref();
+        let report = Report { failing_since, attempts, ..report(binding, &previous, wanted, outcome, now) };
+        let next = status::next(&previous, report, now);
+        if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
+            return Ok(());
+        }
+        match replace(ctx, owner, version.as_deref(), &next).await? {
+            Replaced::Written { version } => {
+                let event = status::event(&previous, &next, outcome.problem.as_ref());
+                entry.wrote_status(seen(binding), next, version, now);
+                if let Some(event) = event {
+                    log(owner, &event);
+                    announce(ctx, binding, event).await;
+                }
+                return Ok(());
+            }
+            Replaced::Gone => return Ok(()),
+            Replaced::Conflict => {
+                let Some(live) = live(ctx, owner).await? else { return Ok(()) };
+                (previous, version) = (live.status.unwrap_or_default(), live.metadata.resource_version);
+            }
+        }
     }
-    if !write(ctx, owner, &next).await? {
-        return Ok(()); // the binding is gone
-    }
-    entry.wrote_status(seen(binding), next.clone(), now);
-    if let Some(event) = status::event(&previous, &next, outcome.problem.as_ref()) {
-        log(owner, &event);
-        announce(ctx, binding, event).await;
-    }
-    Ok(())
+    Err(Error::Contested(name(owner)))
 }
 
 fn report<'a>(
@@ -94,42 +120,72 @@ fn report<'a>(
     }
 }
 
-/// The answer to a write, of which nothing is read.
-#[derive(serde::Deserialize)]
-struct Written {}
+/// What came of a write.
+enum Replaced {
+    /// `metadata.resourceVersion` of the binding with its new status.
+    Written { version: Option<String> },
+    /// It is another version by now, or another binding.
+    Conflict,
+    /// There is no such binding any more.
+    Gone,
+}
 
-/// Whether there was still a binding to write to.
-async fn write(ctx: &Context, owner: &Owner, status: &IdTokenBindingStatus) -> Result<bool, Error> {
-    let name = || format!("{}/{}", owner.namespace, owner.name);
+/// Replaces the status of the binding whose `metadata.resourceVersion` is `version`. That is the way which costs the API server least
+/// (docs/performance.md), and whoever led before and does not know it yet is refused.
+async fn replace(
+    ctx: &Context,
+    owner: &Owner,
+    version: Option<&str>,
+    status: &IdTokenBindingStatus,
+) -> Result<Replaced, Error> {
+    // The API server takes nothing but the status from it, whatever else would be there.
     let body = serde_json::json!({
         "apiVersion": IdTokenBinding::api_version(&()),
         "kind": IdTokenBinding::kind(&()),
-        // The UID keeps a status from landing on a new binding of the same name.
-        "metadata": {"name": owner.name, "uid": owner.uid},
+        "metadata": {
+            "name": owner.name,
+            "namespace": owner.namespace,
+            // Keeps a status from landing on a new binding of the same name.
+            "uid": owner.uid,
+            "resourceVersion": version,
+        },
         "status": status,
     });
     let collection = IdTokenBinding::url_path(&(), Some(&owner.namespace));
     let call = async {
-        let request = http::Request::patch(format!(
-            "{collection}/{}/status?force=true&fieldManager={FIELD_MANAGER}",
-            owner.name
-        ))
-        // It comes back whole, and is not read: its metadata alone would cost the API server no less.
-        .header(header::ACCEPT, "application/json")
-        .header(header::CONTENT_TYPE, "application/apply-patch+yaml")
-        .body(body.to_string().into_bytes())
-        .map_err(kube::Error::HttpError)?;
-        ctx.client.request::<Written>(request).await
+        let request =
+            http::Request::put(format!("{collection}/{}/status?fieldManager={FIELD_MANAGER}", owner.name))
+                .header(header::ACCEPT, METADATA_ONLY)
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body.to_string().into_bytes())
+                .map_err(kube::Error::HttpError)?;
+        ctx.client.request::<Light<IdTokenBinding>>(request).await
     };
     let answer = tokio::time::timeout(TIMEOUT, call).await;
     let result = if matches!(answer, Ok(Ok(_))) { "written" } else { "failed" };
     ctx.metrics.status_writes.get_or_create(&Write { result }).inc();
     match answer {
-        Ok(Ok(_)) => Ok(true),
-        Ok(Err(kube::Error::Api(s))) if s.code == 404 => Ok(false),
-        Ok(Err(error)) => Err(Error::Api(name(), Box::new(error))),
-        Err(_) => Err(Error::Timeout(name())),
+        Ok(Ok(written)) => Ok(Replaced::Written { version: written.metadata.resource_version }),
+        Ok(Err(kube::Error::Api(s))) if s.code == 404 => Ok(Replaced::Gone),
+        Ok(Err(kube::Error::Api(s))) if s.code == 409 => Ok(Replaced::Conflict),
+        Ok(Err(error)) => Err(Error::of(owner, error)),
+        Err(_) => Err(Error::Timeout(name(owner))),
     }
+}
+
+/// The binding as it is now: a list of one, because lists are what the controller may read of bindings.
+async fn live(ctx: &Context, owner: &Owner) -> Result<Option<IdTokenBinding>, Error> {
+    let api = Api::<IdTokenBinding>::namespaced(ctx.client.clone(), &owner.namespace);
+    let named = ListParams::default().fields(&format!("metadata.name={}", owner.name));
+    match tokio::time::timeout(TIMEOUT, api.list(&named)).await {
+        Ok(Ok(list)) => Ok(list.into_iter().find(|b| b.metadata.uid.as_ref() == Some(&owner.uid))),
+        Ok(Err(error)) => Err(Error::of(owner, error)),
+        Err(_) => Err(Error::Timeout(name(owner))),
+    }
+}
+
+fn name(owner: &Owner) -> String {
+    format!("{}/{}", owner.namespace, owner.name)
 }
 
 fn log(owner: &Owner, event: &status::Event) {
@@ -159,3 +215,5 @@ async fn announce(ctx: &Context, binding: &IdTokenBinding, event: status::Event)
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Writes of one status that may meet another version, before the visit is made again.
+const TRIES: u32 = 3;

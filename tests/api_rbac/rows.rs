@@ -94,7 +94,7 @@ pub(crate) const ROWS: &[Row] = &[
     row(CONTROLLER, "watch", "idtokenbindings.idtoken.dev", Work::FirstToken, "no new binding is seen"),
     row(
         CONTROLLER,
-        "patch",
+        "update",
         "idtokenbindings.idtoken.dev/status",
         Work::FirstToken,
         "nothing is said of a binding",

@@ -52,7 +52,7 @@ fn the_benchmark_of_the_controller_goes_through_its_phases_and_counts_what_other
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["optimized"], false);
-    assert_eq!(report["writes"].as_array().unwrap().len(), 12);
+    assert_eq!(report["writes"].as_array().unwrap().len(), 14);
     assert!(
         report["writes"].as_array().unwrap().iter().all(|way| way["writes_per_second"].as_f64() > Some(0.0))
     );

@@ -11,6 +11,11 @@ fn status(secret: &str) -> IdTokenBindingStatus {
     }
 }
 
+/// The version of a binding with that status.
+fn version(secret: &str) -> String {
+    format!("10{secret}")
+}
+
 /// Milliseconds from the last restore to the next.
 fn pause(entry: &Entry, last: &str) -> i128 {
     entry.restore_not_before("uid-1", at(last)).unwrap().duration_since(at(last)).as_millis()
@@ -48,7 +53,7 @@ fn ten_quiet_minutes_are_a_new_beginning() {
 fn a_status_that_was_replaced_is_known_to_be_old() {
     let mut entry = Entry::default();
     assert_eq!(entry.status(&status("1")), &status("1"));
-    entry.wrote_status(&status("1"), status("2"), at("2026-01-01T10:00:00Z"));
+    entry.wrote_status(&status("1"), status("2"), Some(version("2")), at("2026-01-01T10:00:00Z"));
     assert_eq!(entry.status_written, Some(at("2026-01-01T10:00:00Z")));
     assert_eq!(entry.status(&status("1")), &status("2"), "an old copy");
     assert_eq!(entry.status(&status("2")), &status("2"), "our own write, come back");
@@ -56,7 +61,7 @@ fn a_status_that_was_replaced_is_known_to_be_old() {
     entry.saw_status(&status("1"));
     assert_eq!(entry.status(&status("1")), &status("2"), "still an old copy");
     entry.saw_status(&status("2"));
-    assert!(entry.status.is_none(), "it has come, and nothing is kept of it");
+    assert!(entry.written.is_none(), "it has come, and nothing is kept of it");
 }
 
 /// A binding with that UID and status.
@@ -86,24 +91,39 @@ fn only_what_lives_is_remembered() {
 fn a_status_that_was_written_is_remembered_until_it_is_seen() {
     let memory = Memory::default();
     let mut entry = Entry::default();
-    entry.wrote_status(&status("1"), status("2"), at("2026-01-01T10:00:00Z"));
+    entry.wrote_status(&status("1"), status("2"), Some(version("2")), at("2026-01-01T10:00:00Z"));
     memory.keep("u", entry);
     memory.saw(&binding("u", status("1")));
     assert_eq!(memory.of("u", None).status(&status("1")), &status("2"), "the watch is behind");
     memory.saw(&binding("u", status("2")));
-    assert!(memory.of("u", None).status.is_none());
+    assert!(memory.of("u", None).written.is_none());
+}
+
+#[test]
+fn the_version_to_write_over_is_that_of_the_newest_status_known() {
+    let seen = |secret: &str, version: &str| {
+        let mut binding = binding("u", status(secret));
+        binding.metadata.resource_version = Some(version.to_owned());
+        binding
+    };
+    let mut entry = Entry::default();
+    assert_eq!(entry.version(&seen("1", "101")), Some("101"));
+    entry.wrote_status(&status("1"), status("2"), Some(version("2")), at("2026-01-01T10:00:00Z"));
+    assert_eq!(entry.version(&seen("1", "101")), Some("102"), "the watch is behind");
+    assert_eq!(entry.version(&seen("2", "107")), Some("107"), "labelled by somebody after our write");
+    assert_eq!(entry.version(&seen("3", "108")), Some("108"), "somebody else's status");
 }
 
 #[test]
 fn a_chain_of_old_copies_is_known_too() {
     let mut entry = Entry::default();
     let now = at("2026-01-01T10:00:00Z");
-    entry.wrote_status(&status("1"), status("2"), now);
-    entry.wrote_status(&status("1"), status("3"), now);
+    entry.wrote_status(&status("1"), status("2"), Some(version("2")), now);
+    entry.wrote_status(&status("1"), status("3"), Some(version("3")), now);
     for old in ["1", "2", "3"] {
         assert_eq!(entry.status(&status(old)), &status("3"));
     }
-    entry.wrote_status(&status("9"), status("10"), now);
+    entry.wrote_status(&status("9"), status("10"), Some(version("10")), now);
     assert_eq!(entry.status(&status("2")), &status("2"), "somebody else began anew");
 }
 

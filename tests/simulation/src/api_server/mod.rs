@@ -214,9 +214,12 @@ impl ApiServer {
                 self.note(link, resource, before.as_deref(), &now, leader);
                 now
             }
-            Ask::ApplyStatus(resource, name, body) => {
+            Ask::ApplyStatus(resource, name, body) | Ask::ReplaceStatus(resource, name, body) => {
+                if resource == Resource::Binding && self.is_contested() {
+                    store.touch(resource, &name);
+                }
                 let before = store.get(resource, &name).cloned();
-                let now = store.apply_status(resource, name, &body)?;
+                let now = store.set_status(resource, name, &body)?;
                 if before.is_none_or(|before| !Arc::ptr_eq(&before, &now)) && resource == Resource::Binding {
                     self.world.ledger().status_written(&link.identity, leader);
                 }

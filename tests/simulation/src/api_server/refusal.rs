@@ -28,6 +28,15 @@ impl Refusal {
         Self::of(409, "Conflict", message)
     }
 
+    pub(super) fn unversioned(resource: Resource, name: &Name) -> Self {
+        let message = format!(
+            "{} \"{}\" is invalid: metadata.resourceVersion: must be specified for an update",
+            resource.plural(),
+            name.name
+        );
+        Self::of(422, "Invalid", message)
+    }
+
     pub(super) fn missing(resource: Resource, name: &Name) -> Self {
         Self::of(404, "NotFound", format!("{} \"{}\" not found", resource.plural(), name.name))
     }

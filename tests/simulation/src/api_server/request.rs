@@ -20,6 +20,8 @@ pub(super) enum Ask {
     Replace(Resource, Name, Value),
     /// The status of an object, by server-side apply.
     ApplyStatus(Resource, Name, Value),
+    /// Another status of a version of an object.
+    ReplaceStatus(Resource, Name, Value),
     /// The end of an object.
     Delete(Resource, Name),
     /// An Event, which is counted and forgotten.
@@ -36,6 +38,7 @@ pub(super) struct Follow {
 /// Which objects of a collection: those selectors that the controller uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Selector {
+    namespace: Option<String>,
     fields: Option<(String, String)>,
     labels: Option<(String, String)>,
 }
@@ -46,8 +49,10 @@ impl Selector {
             let pointer = format!("/{}", path.replace('.', "/"));
             object.pointer(&pointer).and_then(Value::as_str) == Some(value)
         });
+        let namespace = &object["metadata"]["namespace"];
+        let here = self.namespace.as_ref().is_none_or(|name| namespace.as_str() == Some(name));
         let labels = &object["metadata"]["labels"];
-        field && self.labels.as_ref().is_none_or(|(key, value)| labels[key].as_str() == Some(value))
+        here && field && self.labels.as_ref().is_none_or(|(key, value)| labels[key].as_str() == Some(value))
     }
 }
 
@@ -72,9 +77,11 @@ impl Ask {
         let named = |name: &str| Name { namespace: namespace.to_owned(), name: name.to_owned() };
         let object = || serde_json::from_slice::<Value>(body).map_err(|_| unknown());
         match (&head.method, rest) {
-            (&Method::GET, []) if namespace.is_empty() => {
+            (&Method::GET, []) => {
                 let query = Query(head.uri.query().unwrap_or_default());
-                Ok(Self::Collection(resource, query.selector(), query.follow()))
+                let namespace = Some(namespace.to_owned()).filter(|namespace| !namespace.is_empty());
+                let selector = Selector { namespace, ..query.selector() };
+                Ok(Self::Collection(resource, selector, query.follow()))
             }
             (&Method::POST, []) => {
                 let object = object()?;
@@ -86,6 +93,13 @@ impl Ask {
             (&Method::DELETE, [name]) => Ok(Self::Delete(resource, named(name))),
             (&Method::PATCH, [name, "status"]) if content_type(head) == "application/apply-patch+yaml" => {
                 Ok(Self::ApplyStatus(resource, named(name), object()?))
+            }
+            (&Method::PUT, [name, "status"]) => {
+                let object = object()?;
+                if object["metadata"]["resourceVersion"].is_null() {
+                    return Err(Refusal::unversioned(resource, &named(name)));
+                }
+                Ok(Self::ReplaceStatus(resource, named(name), object))
             }
             _ => Err(unknown()),
         }
@@ -100,6 +114,7 @@ impl Ask {
             Self::Create(resource, ..) => format!("create {}", resource.plural()),
             Self::Replace(resource, ..) => format!("update {}", resource.plural()),
             Self::ApplyStatus(resource, ..) => format!("apply {}/status", resource.plural()),
+            Self::ReplaceStatus(resource, ..) => format!("update {}/status", resource.plural()),
             Self::Delete(resource, _) => format!("delete {}", resource.plural()),
             Self::Event => "events".to_owned(),
         }
@@ -135,6 +150,7 @@ impl Query<'_> {
                 .map(|(key, value)| (key.to_owned(), value.trim_start_matches('=').to_owned()))
         };
         Selector {
+            namespace: None,
             fields: self.value("fieldSelector").and_then(equation),
             labels: self.value("labelSelector").and_then(equation),
         }
@@ -193,7 +209,7 @@ mod tests {
             "",
         );
         let fields = Some(("type".to_owned(), "idtoken.dev/id-token".to_owned()));
-        let selector = Selector { fields, labels: None };
+        let selector = Selector { namespace: None, fields, labels: None };
         assert!(
             selector.matches(&json!({"type": "idtoken.dev/id-token"}))
                 && !selector.matches(&json!({"type": "Opaque"}))
@@ -212,6 +228,23 @@ mod tests {
             Ok(Ask::ApplyStatus(Resource::Binding, name("shop", "a"), json!({})))
         );
         assert_eq!(read("PATCH", status, "application/merge-patch+json", "{}"), Err(501));
+        let version = r#"{"metadata":{"resourceVersion":"7"}}"#;
+        assert_eq!(
+            read("PUT", status, "application/json", version),
+            Ok(Ask::ReplaceStatus(
+                Resource::Binding,
+                name("shop", "a"),
+                json!({"metadata": {"resourceVersion": "7"}})
+            ))
+        );
+        assert_eq!(read("PUT", status, "application/json", "{}"), Err(422), "of no version");
+        let one =
+            "/apis/idtoken.dev/v1alpha1/namespaces/shop/idtokenbindings?fieldSelector=metadata.name%3Da";
+        let Ok(Ask::Collection(_, selector, None)) = read("GET", one, "", "") else {
+            panic!("no list of one")
+        };
+        let in_namespace = |namespace| json!({"metadata": {"name": "a", "namespace": namespace}});
+        assert!(selector.matches(&in_namespace("shop")) && !selector.matches(&in_namespace("other")));
         assert_eq!(read("POST", "/apis/events.k8s.io/v1/namespaces/shop/events", "", "{}"), Ok(Ask::Event));
     }
 }

@@ -149,31 +149,35 @@ impl Store {
         name: Name,
         mut object: Value,
     ) -> Result<Arc<Value>, Refusal> {
-        let Some(current) = self.get(resource, &name) else { return Err(Refusal::missing(resource, &name)) };
-        for precondition in ["uid", "resourceVersion"] {
-            let wanted = &object["metadata"][precondition];
-            if !wanted.is_null() && *wanted != current["metadata"][precondition] {
-                return Err(Refusal::conflict(resource, &name));
-            }
-        }
+        let current = self.that(resource, &name, &object)?;
         for kept in ["uid", "creationTimestamp"] {
             object["metadata"][kept] = current["metadata"][kept].clone();
         }
         Ok(self.put(resource, name, object, "MODIFIED"))
     }
 
-    /// Applies `status` by the one manager that there is: what it does not name goes. What changes nothing makes no version.
-    pub(super) fn apply_status(
+    /// The object of that name, if it has the UID and the version that `sent` speaks of.
+    fn that(&self, resource: Resource, name: &Name, sent: &Value) -> Result<&Arc<Value>, Refusal> {
+        let current = self.get(resource, name).ok_or_else(|| Refusal::missing(resource, name))?;
+        let differs = |field: &&str| {
+            let wanted = &sent["metadata"][*field];
+            !wanted.is_null() && *wanted != current["metadata"][*field]
+        };
+        if ["uid", "resourceVersion"].iter().any(differs) {
+            return Err(Refusal::conflict(resource, name));
+        }
+        Ok(current)
+    }
+
+    /// Puts `status` in place of that of the object that has its UID and version; or applies it by the one manager that there is, which
+    /// comes to the same: what it does not name goes. What changes nothing makes no version.
+    pub(super) fn set_status(
         &mut self,
         resource: Resource,
         name: Name,
         body: &Value,
     ) -> Result<Arc<Value>, Refusal> {
-        let Some(current) = self.get(resource, &name) else { return Err(Refusal::missing(resource, &name)) };
-        let uid = &body["metadata"]["uid"];
-        if !uid.is_null() && *uid != current["metadata"]["uid"] {
-            return Err(Refusal::conflict(resource, &name));
-        }
+        let current = self.that(resource, &name, body)?;
         if current["status"] == body["status"] {
             return Ok(current.clone());
         }
@@ -284,7 +288,7 @@ mod tests {
         let mut store = Store::default();
         store.create(Resource::Binding, name(), json!({"metadata": {"uid": "1"}})).unwrap();
         let mut apply = |uid: &str| {
-            store.apply_status(
+            store.set_status(
                 Resource::Binding,
                 name(),
                 &json!({"metadata": {"uid": uid}, "status": {"a": 1}}),
@@ -293,6 +297,13 @@ mod tests {
         assert_eq!(apply("2").unwrap_err().code, 409);
         let first = apply("1").unwrap();
         assert_eq!(apply("1").unwrap()["metadata"], first["metadata"]);
+        let mut replace = |version: &Value| {
+            let body = json!({"metadata": {"uid": "1", "resourceVersion": version}, "status": {"a": 2}});
+            store.set_status(Resource::Binding, name(), &body)
+        };
+        let version = &first["metadata"]["resourceVersion"];
+        assert_eq!(replace(version).unwrap()["status"], json!({"a": 2}));
+        assert_eq!(replace(version).unwrap_err().code, 409, "it has another version by now");
     }
 
     #[test]

@@ -126,7 +126,7 @@ async fn allow_every_way(client: &Client) -> anyhow::Result<()> {
         "metadata": {"name": "bench"},
         "rules": [
             {"apiGroups": [""], "resources": ["secrets"], "verbs": ["patch"]},
-            {"apiGroups": ["idtoken.dev"], "resources": ["idtokenbindings/status"], "verbs": ["update"]},
+            {"apiGroups": ["idtoken.dev"], "resources": ["idtokenbindings/status"], "verbs": ["patch"]},
         ],
     }))?;
     let binding: ClusterRoleBinding = serde_json::from_value(json!({

@@ -34,6 +34,7 @@ pub(super) enum Write {
     Post,
     Put,
     MergePatch,
+    JsonPatch,
     Apply,
 }
 
@@ -74,6 +75,7 @@ impl Way {
             Write::Post => "POST",
             Write::Put => "PUT",
             Write::MergePatch => "JSON merge patch",
+            Write::JsonPatch => "JSON patch",
             Write::Apply => "server-side apply",
         };
         let answer = if self.whole_answer { ", answered whole" } else { "" };
@@ -116,6 +118,7 @@ impl Way {
             Write::Post => (Method::POST, "application/json", ""),
             Write::Put => (Method::PUT, "application/json", ""),
             Write::MergePatch => (Method::PATCH, "application/merge-patch+json", ""),
+            Write::JsonPatch => (Method::PATCH, "application/json-patch+json", ""),
             Write::Apply => (Method::PATCH, "application/apply-patch+yaml", "&force=true"),
         };
         let accept = if self.whole_answer { "application/json" } else { METADATA_ONLY };
@@ -157,6 +160,12 @@ impl Templates {
         let mut status = self.status.clone();
         status["secretName"] = format!("{}-idtoken", fleet::name(target.number)).into();
         status["secretResourceVersion"] = target.secret.resource_version.as_str().into();
+        if write == Write::JsonPatch {
+            return json!([
+                {"op": "test", "path": "/metadata/uid", "value": target.binding.uid},
+                {"op": "add", "path": "/status", "value": status},
+            ]);
+        }
         let mut metadata = json!({"name": fleet::name(target.number), "uid": target.binding.uid});
         if write == Write::Put {
             metadata["namespace"] = fleet::namespace(target.number).into();
@@ -177,19 +186,21 @@ struct Answer {
 }
 
 /// All that can be compared. The first of each object is what the product uses.
-pub(super) const WAYS: [Way; 12] = [
+pub(super) const WAYS: [Way; 14] = [
     way(Object::NewSecret, Write::Post, false),
     way(Object::NewSecret, Write::Post, true),
     way(Object::NewSecret, Write::Apply, false),
     way(Object::Secret, Write::Put, false),
     way(Object::Secret, Write::MergePatch, false),
     way(Object::Secret, Write::Apply, false),
-    way(Object::Status, Write::Apply, true),
-    way(Object::Status, Write::Apply, false),
-    way(Object::Status, Write::Put, true),
     way(Object::Status, Write::Put, false),
-    way(Object::Status, Write::MergePatch, true),
+    way(Object::Status, Write::Put, true),
+    way(Object::Status, Write::Apply, false),
+    way(Object::Status, Write::Apply, true),
     way(Object::Status, Write::MergePatch, false),
+    way(Object::Status, Write::MergePatch, true),
+    way(Object::Status, Write::JsonPatch, false),
+    way(Object::Status, Write::JsonPatch, true),
 ];
 
 const fn way(object: Object, write: Write, whole_answer: bool) -> Way {
