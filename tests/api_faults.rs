@@ -13,7 +13,10 @@ use common::{
 use idtoken_operator::api::IdTokenBinding;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use xtask::google::{Endpoint, Fault};
+use xtask::{
+    google::{Endpoint, Fault},
+    process::wait_for,
+};
 
 /// Fault, reason, and the bounds of the wait before the first retry in seconds.
 type Row = (Fault, &'static str, (i64, i64));
@@ -152,8 +155,12 @@ async fn what_others_write_into_a_binding_during_a_visit_stays() {
     let world = World::with_controller(google_options()).await;
     world.google.set_fault(Endpoint::GenerateIdToken, Fault::Latency(Duration::from_secs(8)));
     let bound = world.bind("orders", &impersonation()).await;
-    // The visit is under way, and tells nothing for two seconds.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = async || {
+        anyhow::ensure!(world.google.count(Endpoint::GenerateIdToken) == 1, "nothing was asked");
+        Ok(())
+    };
+    // For two more seconds nothing is told.
+    wait_for("the visit", Duration::from_secs(10), asked).await.unwrap();
     let params = PatchParams::default();
     let audited = json!({"status": {"conditions": [{
         "type": "Audited", "status": "True", "reason": "Looked", "message": "",

@@ -21,6 +21,7 @@ use crate::{
         decide::{Decision, Facts, REVOCATION, attempt_key, held_up, not_granted_since, refusal_key},
         refresh::{ask_again_at, refresh_at, retry_at},
         secret::{Observed, Ours, Owner},
+        status::is_told,
         validate::Wanted,
     },
 };
@@ -95,7 +96,7 @@ pub(super) async fn apply(
                     let now = clock::now();
                     let next = now.checked_add(pause).ok();
                     let has_token = secret.current(&wanted.spec_hash, now).is_some();
-                    let is_new = entry.status(seen(binding)).conditions.is_empty();
+                    let is_new = !is_told(entry.status(seen(binding)));
                     let problem = (!has_token && !is_new).then(held_back);
                     Outcome { next, problem, put_off: has_token, ..as_it_is }
                 }
@@ -242,9 +243,9 @@ async fn first_seen_then_mint(
     entry: &mut Entry,
 ) -> Result<Minted, Failed> {
     // The newest status known: an old copy from the watch must not put Pending over a later word.
-    let has_none = entry.status(seen(binding)).conditions.is_empty();
+    let is_told = is_told(entry.status(seen(binding)));
     let mut minting = Box::pin(mint(ctx, owner, wanted, facts));
-    if !has_none {
+    if is_told {
         return minting.await;
     }
     if let Ok(minted) = timeout(PENDING, minting.as_mut()).await {

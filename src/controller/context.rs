@@ -6,13 +6,12 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Client,
-    core::PartialObjectMeta,
+    core::{PartialObjectMeta, Selector},
     runtime::{
         events::Recorder,
         reflector::{ObjectRef, Store},
     },
 };
-
 use tokio::sync::OnceCell;
 
 use super::{
@@ -41,6 +40,8 @@ pub(super) struct Context {
     pub verifier: Verifier,
     pub mints: Mints,
     pub bindings: Bindings,
+    /// Which bindings are this process's.
+    pub selector: Selector,
     /// Which of them is visited when.
     pub queue: Queue,
     pub caches: Caches,

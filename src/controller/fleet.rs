@@ -42,6 +42,8 @@ pub(super) struct Fleet {
     pub bindings: Bindings,
     /// What is remembered of them.
     pub memory: Arc<Memory>,
+    /// Which bindings these are.
+    pub selector: Selector,
 }
 
 impl Fleet {
@@ -66,7 +68,7 @@ impl Fleet {
         });
         let (indices, parts) = parts.unzip();
         let (watches, progress) = parts.unzip();
-        Self { watches, progress, bindings: Bindings::of(indices), memory }
+        Self { watches, progress, bindings: Bindings::of(indices), memory, selector: selector.clone() }
     }
 
     /// Runs each watch from the moment when what it `needs` is filled, and makes the visits, until `stop`, and until those under way are
@@ -191,7 +193,8 @@ mod tests {
         let mut see = seen(&index, queue.clone(), memory.clone());
         let mut entry = memory.of("u", None);
         let written = binding(1, true).status.unwrap();
-        entry.wrote_status(&IdTokenBindingStatus::default(), written, None, Timestamp::UNIX_EPOCH);
+        let none = IdTokenBindingStatus::default();
+        entry.wrote_status(&none, &none, written, None, Timestamp::UNIX_EPOCH);
         memory.keep("u", entry);
         let (mut visits, mut has_come) = (0, false);
         for (event, expected) in events {

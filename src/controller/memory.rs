@@ -93,7 +93,7 @@ impl Entry {
     /// The newest `metadata.resourceVersion` known of `binding`.
     pub(super) fn version<'a>(&'a self, binding: &'a IdTokenBinding) -> Option<&'a str> {
         let seen = || binding.metadata.resource_version.as_deref();
-        self.newer(self::seen(binding)).map_or_else(seen, |written| written.version.as_deref())
+        self.newer(self::seen(binding)).and_then(|written| written.version.as_deref()).or_else(seen)
     }
 
     /// What was written over the status that is `seen`.
@@ -111,21 +111,27 @@ impl Entry {
         self.written.take_if(|written| written.status == *seen);
     }
 
+    /// Notes that `status` was put in place of `previous`, which may be newer than what is `seen`.
     pub(super) fn wrote_status(
         &mut self,
         seen: &IdTokenBindingStatus,
+        previous: &IdTokenBindingStatus,
         status: IdTokenBindingStatus,
         version: Option<String>,
         now: Timestamp,
     ) {
         let seen = hash(seen);
-        let mut replaced = match self.written.take() {
-            Some(mut last) if last.replaced.contains(&seen) => {
-                last.replaced.push(hash(&last.status));
-                last.replaced
+        let mut replaced = Vec::new();
+        if let Some(last) = self.written.take().filter(|last| last.replaced.contains(&seen)) {
+            let newest = hash(&last.status);
+            replaced = last.replaced;
+            replaced.push(newest);
+        }
+        for old in [seen, hash(previous)] {
+            if !replaced.contains(&old) {
+                replaced.push(old);
             }
-            _ => vec![seen],
-        };
+        }
         let newest = hash(&status);
         replaced.retain(|status| *status != newest);
         let surplus = replaced.len().saturating_sub(OLD_COPIES);

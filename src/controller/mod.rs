@@ -216,6 +216,7 @@ fn context(
         mints: Mints::new(),
         queue,
         bindings: fleet.bindings.clone(),
+        selector: fleet.selector.clone(),
         caches,
         own_account: OnceCell::new(),
         memory: fleet.memory.clone(),

@@ -51,7 +51,7 @@ impl Error {
 }
 
 /// Writes what came of a visit, where it differs from what stands there, and sends an event where the outcome changed. Where the binding
-/// is another by now, looks again, so that nothing is lost that others have written into its status.
+/// is another version by now, looks again, so that nothing is lost that others have written into its status.
 pub(super) async fn status(
     ctx: &Context,
     binding: &IdTokenBinding,
@@ -71,22 +71,26 @@ pub(super) async fn status(
         if !status::is_worth_writing(&previous, &next, entry.status_written, now) {
             return Ok(());
         }
-        match replace(ctx, owner, version.as_deref(), &next).await? {
-            Replaced::Written { version } => {
-                let event = status::event(&previous, &next, outcome.problem.as_ref());
-                entry.wrote_status(seen(binding), next, version, now);
-                if let Some(event) = event {
-                    log(owner, &event);
-                    announce(ctx, binding, event).await;
-                }
-                return Ok(());
-            }
+        let newest = match replace(ctx, owner, version.as_deref(), &next).await? {
+            Replaced::Written { version } => version,
             Replaced::Gone => return Ok(()),
             Replaced::Conflict => {
                 let Some(live) = live(ctx, owner).await? else { return Ok(()) };
-                (previous, version) = (live.status.unwrap_or_default(), live.metadata.resource_version);
+                let (status, newest) = (live.status.unwrap_or_default(), live.metadata.resource_version);
+                if status != next {
+                    (previous, version) = (status, newest);
+                    continue;
+                }
+                newest // The client sent it twice: the first time it was written, and the answer was lost.
             }
+        };
+        let event = status::event(&previous, &next, outcome.problem.as_ref());
+        entry.wrote_status(seen(binding), &previous, next, newest, now);
+        if let Some(event) = event {
+            log(owner, &event);
+            announce(ctx, binding, event).await;
         }
+        return Ok(());
     }
     Err(Error::Contested(name(owner)))
 }
@@ -124,14 +128,14 @@ fn report<'a>(
 enum Replaced {
     /// `metadata.resourceVersion` of the binding with its new status.
     Written { version: Option<String> },
-    /// It is another version by now, or another binding.
+    /// It is another version by now, or another binding, or none.
     Conflict,
     /// There is no such binding any more.
     Gone,
 }
 
 /// Replaces the status of the binding whose `metadata.resourceVersion` is `version`. That is the way which costs the API server least
-/// (docs/performance.md), and whoever led before and does not know it yet is refused.
+/// (docs/performance.md), and one that arrives late, from who led before perhaps, is refused.
 async fn replace(
     ctx: &Context,
     owner: &Owner,
@@ -173,10 +177,11 @@ async fn replace(
     }
 }
 
-/// The binding as it is now: a list of one, because lists are what the controller may read of bindings.
+/// The binding as it is now, if it is still for this process: a list of one, because lists are what the controller may read of bindings.
 async fn live(ctx: &Context, owner: &Owner) -> Result<Option<IdTokenBinding>, Error> {
     let api = Api::<IdTokenBinding>::namespaced(ctx.client.clone(), &owner.namespace);
-    let named = ListParams::default().fields(&format!("metadata.name={}", owner.name));
+    let named =
+        ListParams::default().fields(&format!("metadata.name={}", owner.name)).labels_from(&ctx.selector);
     match tokio::time::timeout(TIMEOUT, api.list(&named)).await {
         Ok(Ok(list)) => Ok(list.into_iter().find(|b| b.metadata.uid.as_ref() == Some(&owner.uid))),
         Ok(Err(error)) => Err(Error::of(owner, error)),

@@ -119,7 +119,9 @@ pub fn is_worth_writing(
     now: Timestamp,
 ) -> bool {
     let since_write = last_write.map(|at| now.duration_since(at));
-    if previous == next {
+    let is_pending = find(&next.conditions, "Ready").is_some_and(|c| c.reason == Reason::Pending.as_str());
+    // That nothing is known yet is no news for who has heard something.
+    if previous == next || is_pending && is_told(previous) {
         return false;
     }
     let is = |type_, status: &str| find(&next.conditions, type_).is_some_and(|c| c.status == status);
@@ -130,6 +132,12 @@ pub fn is_worth_writing(
         (IdTokenBindingStatus { next_refresh_time: next.next_refresh_time, ..previous.clone() }) != *next
     };
     differs || since_write.is_none_or(|t| t >= pause)
+}
+
+/// Whether anything was told of the binding. Conditions of others don't count.
+#[must_use]
+pub fn is_told(status: &IdTokenBindingStatus) -> bool {
+    find(&status.conditions, "Ready").is_some()
 }
 
 /// When a failure that has lasted `since` becomes `Stalled`; `None`: it doesn't, or has already.

@@ -20,14 +20,18 @@ const TENANT: &str = "/api/v1/namespaces/shop";
 #[ignore = "tier api: needs a kube-apiserver"]
 async fn the_controller_reaches_what_is_listed_and_nothing_else() {
     let bench = Bench::start().await;
-    bench.world.bind("orders", &impersonation()).await;
+    let orders = bench.world.bind("orders", &impersonation()).await;
     let password =
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "password", "namespace": "shop"}});
     bench.world.apply(&[password]);
     let (grants, bindings) =
         (format!("{IDTOKEN}/idtokengrants"), format!("{IDTOKEN}/namespaces/shop/idtokenbindings"));
     let leases = "/apis/coordination.k8s.io/v1/namespaces/idtoken-system/leases";
-    let forged = json!({"status": {"notGrantedSince": "2020-01-01T00:00:00Z"}});
+    let forged = json!({
+        "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding",
+        "metadata": {"name": "orders", "resourceVersion": orders.metadata.resource_version},
+        "status": {"notGrantedSince": "2020-01-01T00:00:00Z"},
+    });
     let event = json!({
         "metadata": {"name": "forged"}, "eventTime": "2020-01-01T00:00:00.000000Z", "type": "Normal", "reason": "Any",
         "action": "Any", "note": "any", "reportingController": "any", "reportingInstance": "any",
@@ -36,7 +40,8 @@ async fn the_controller_reaches_what_is_listed_and_nothing_else() {
     let attempts = [
         get(&format!("{TENANT}/secrets/password"), ""),
         get("/api/v1/secrets", ""),
-        patch(&format!("{bindings}/orders/status"), forged, ""),
+        Attempt::new("PUT", &format!("{bindings}/orders/status?dryRun=All"), forged, ""),
+        patch(&format!("{bindings}/orders/status"), json!({}), "patch resource \"idtokenbindings/status\""),
         post("/apis/events.k8s.io/v1/namespaces/shop/events?dryRun=All", event, ""),
         patch(&format!("{TENANT}/secrets/password"), json!({}), "patch resource \"secrets\""),
         delete(&format!("{TENANT}/secrets"), "deletecollection resource \"secrets\""),

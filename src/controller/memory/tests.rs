@@ -11,9 +11,9 @@ fn status(secret: &str) -> IdTokenBindingStatus {
     }
 }
 
-/// The version of a binding with that status.
-fn version(secret: &str) -> String {
-    format!("10{secret}")
+/// A status was written in place of another one, while what is seen may be older: then the binding's version is 100 and more.
+fn wrote(entry: &mut Entry, [seen, previous, next]: [&str; 3], now: Timestamp) {
+    entry.wrote_status(&status(seen), &status(previous), status(next), Some(format!("10{next}")), now);
 }
 
 /// Milliseconds from the last restore to the next.
@@ -53,7 +53,7 @@ fn ten_quiet_minutes_are_a_new_beginning() {
 fn a_status_that_was_replaced_is_known_to_be_old() {
     let mut entry = Entry::default();
     assert_eq!(entry.status(&status("1")), &status("1"));
-    entry.wrote_status(&status("1"), status("2"), Some(version("2")), at("2026-01-01T10:00:00Z"));
+    wrote(&mut entry, ["1", "1", "2"], at("2026-01-01T10:00:00Z"));
     assert_eq!(entry.status_written, Some(at("2026-01-01T10:00:00Z")));
     assert_eq!(entry.status(&status("1")), &status("2"), "an old copy");
     assert_eq!(entry.status(&status("2")), &status("2"), "our own write, come back");
@@ -91,7 +91,7 @@ fn only_what_lives_is_remembered() {
 fn a_status_that_was_written_is_remembered_until_it_is_seen() {
     let memory = Memory::default();
     let mut entry = Entry::default();
-    entry.wrote_status(&status("1"), status("2"), Some(version("2")), at("2026-01-01T10:00:00Z"));
+    wrote(&mut entry, ["1", "1", "2"], at("2026-01-01T10:00:00Z"));
     memory.keep("u", entry);
     memory.saw(&binding("u", status("1")));
     assert_eq!(memory.of("u", None).status(&status("1")), &status("2"), "the watch is behind");
@@ -108,7 +108,7 @@ fn the_version_to_write_over_is_that_of_the_newest_status_known() {
     };
     let mut entry = Entry::default();
     assert_eq!(entry.version(&seen("1", "101")), Some("101"));
-    entry.wrote_status(&status("1"), status("2"), Some(version("2")), at("2026-01-01T10:00:00Z"));
+    wrote(&mut entry, ["1", "1", "2"], at("2026-01-01T10:00:00Z"));
     assert_eq!(entry.version(&seen("1", "101")), Some("102"), "the watch is behind");
     assert_eq!(entry.version(&seen("2", "107")), Some("107"), "labelled by somebody after our write");
     assert_eq!(entry.version(&seen("3", "108")), Some("108"), "somebody else's status");
@@ -118,13 +118,24 @@ fn the_version_to_write_over_is_that_of_the_newest_status_known() {
 fn a_chain_of_old_copies_is_known_too() {
     let mut entry = Entry::default();
     let now = at("2026-01-01T10:00:00Z");
-    entry.wrote_status(&status("1"), status("2"), Some(version("2")), now);
-    entry.wrote_status(&status("1"), status("3"), Some(version("3")), now);
+    wrote(&mut entry, ["1", "1", "2"], now);
+    wrote(&mut entry, ["1", "2", "3"], now);
     for old in ["1", "2", "3"] {
         assert_eq!(entry.status(&status(old)), &status("3"));
     }
-    entry.wrote_status(&status("9"), status("10"), Some(version("10")), now);
+    wrote(&mut entry, ["9", "9", "10"], now);
     assert_eq!(entry.status(&status("2")), &status("2"), "somebody else began anew");
+}
+
+#[test]
+fn what_a_write_replaced_is_old_although_the_watch_has_not_brought_it_yet() {
+    let mut entry = Entry::default();
+    let now = at("2026-01-01T10:00:00Z");
+    wrote(&mut entry, ["1", "1", "2"], now);
+    wrote(&mut entry, ["1", "somebody's", "3"], now);
+    for old in ["1", "2", "somebody's"] {
+        assert_eq!(entry.status(&status(old)), &status("3"), "{old}");
+    }
 }
 
 #[test]

@@ -436,6 +436,18 @@ fn words_and_times_of_a_lasting_failure_are_written_every_fifteen_minutes() {
 }
 
 #[test]
+fn pending_is_told_once_and_never_over_another_word() {
+    let (now, record) = (at("2026-01-01T10:00:00Z"), record());
+    let pending = |previous: &IdTokenBindingStatus| next(previous, nothing(), now);
+    let fresh = next(&unseen(), good(&record), now);
+    assert!(!is_worth_writing(&fresh, &pending(&fresh), None, now));
+    let mut audited = unseen();
+    audited.conditions.push(Condition { type_: "Audited".to_owned(), ..fresh.conditions[0].clone() });
+    assert!(!is_told(&audited) && is_told(&fresh));
+    assert!(is_worth_writing(&audited, &pending(&audited), None, now));
+}
+
+#[test]
 fn another_reason_or_generation_of_a_failure_is_written_at_once() {
     let first_problem = Problem::transient(Reason::SourceUnavailable, "a");
     let other_problem = Problem::transient(Reason::QuotaExceeded, "a");

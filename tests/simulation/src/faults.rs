@@ -28,7 +28,7 @@ pub enum Kind {
     WatchCut,
     /// The API server and its watches are slow
     SlowApi,
-    /// Somebody else writes the operator's Secrets just before the operator does
+    /// Somebody else writes bindings and the operator's Secrets just before the operator does
     Conflicts,
     /// All watches end, and what they would resume from is compacted away: 410
     Gone,

@@ -1,5 +1,5 @@
 //! A model of the API server, as far as the controller looks: versions and preconditions, lists and watches that are resumed or can't
-//! be, answers of metadata alone, statuses by server-side apply, Leases, and Events that are counted.
+//! be, answers of metadata alone, statuses by version or by server-side apply, Leases, and Events that are counted.
 
 mod refusal;
 mod request;

@@ -169,7 +169,7 @@ impl Store {
         Ok(current)
     }
 
-    /// Puts `status` in place of that of the object that has its UID and version; or applies it by the one manager that there is, which
+    /// Puts the status in `body` in place of that of the object that has its UID and version; or applies it by the one manager that there is, which
     /// comes to the same: what it does not name goes. What changes nothing makes no version.
     pub(super) fn set_status(
         &mut self,

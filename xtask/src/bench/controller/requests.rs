@@ -113,7 +113,7 @@ mod tests {
             "# TYPE apiserver_request_total counter\n".to_owned(),
             line("POST", "secrets", "", 201, "1.000007e+06"),
             line("GET", "secrets", "", 404, "7"),
-            line("APPLY", "idtokenbindings", "status", 200, "3"),
+            line("PUT", "idtokenbindings", "status", 200, "3"),
             line("GET", "", "", 200, "9"),
             line("LIST", "leases", "", 200, "9"),
             "apiserver_request_totals 1\n".to_owned(),
@@ -130,7 +130,7 @@ mod tests {
         };
         assert_eq!(
             told,
-            [words("POST", "secrets", "201", 1_000_000), words("APPLY", "idtokenbindings/status", "200", 3)]
+            [words("POST", "secrets", "201", 1_000_000), words("PUT", "idtokenbindings/status", "200", 3)]
         );
     }
 
@@ -143,7 +143,7 @@ mod tests {
             ("POST", "secrets", ""),
             ("PUT", "secrets", ""),
             ("PATCH", "idtokenbindings", ""),
-            ("APPLY", "idtokenbindings", "status"),
+            ("PUT", "idtokenbindings", "status"),
             ("POST", "events", ""),
             ("DELETE", "secrets", ""),
         ] {
