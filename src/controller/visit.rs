@@ -59,8 +59,7 @@ async fn guarded(ctx: &Context, name: &Name) -> Result<Option<Duration>, Error> 
     let Some(pass) = ctx.fence.pass() else { return Ok(None) };
     let mut entry = ctx.memory.of(&owner.uid, pass.term());
     entry.saw_status(seen(&binding));
-    let visit = AssertUnwindSafe(reconcile(ctx, &binding, &owner, &mut entry)).catch_unwind();
-    let visit = timeout(LONGEST, visit).map(|ended| ended.unwrap_or(Ok(Err(Error::Endless))));
+    let visit = confined(reconcile(ctx, &binding, &owner, &mut entry));
     let visit = Box::pin(pass.protect(visit)).await;
     if visit.is_some() {
         // The watch may have been faster than the answer to the write.
@@ -73,9 +72,17 @@ async fn guarded(ctx: &Context, name: &Name) -> Result<Option<Duration>, Error> 
     }
     let Owner { namespace, name, .. } = owner;
     visit
-        .unwrap_or(Ok(Err(Error::Deposed)))
-        .unwrap_or(Err(Error::Panic))
+        .unwrap_or(Err(Error::Deposed))
         .inspect_err(|error| tracing::warn!(namespace, name, %error, "a visit failed; it is tried again"))
+}
+
+/// Keeps a panic of `visit`, and a `visit` that comes to no end, from being more than its own failure.
+async fn confined<T>(visit: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match timeout(LONGEST, AssertUnwindSafe(visit).catch_unwind()).await {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(_)) => Err(Error::Panic),
+        Err(_) => Err(Error::Endless),
+    }
 }
 
 /// How urgent a visit is, as far as that can be told without a look at anything else; `None`: there is no such binding, or it is for
@@ -158,3 +165,36 @@ fn quiet_until(
 const LONGEST: Duration = Duration::from_secs(10 * 60);
 const SHORTEST: Duration = Duration::from_millis(50);
 const AFTER_ERROR: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_visit_that_hangs_is_given_up_after_ten_minutes_and_a_slow_one_is_not() {
+        let begun = Instant::now();
+        let error = confined(pending::<Result<(), _>>()).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the visit did not come to its end within 600 s and was given up; this is a bug"
+        );
+        assert_eq!(begun.elapsed().as_secs(), 600);
+        let slow = async {
+            sleep(Duration::from_secs(599)).await;
+            Ok(7)
+        };
+        assert_eq!(confined(slow).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_visit_that_panics_or_fails_says_which() {
+        let panics = async { if ready(true).await { panic!("planted") } else { Ok(()) } };
+        assert_eq!(confined(panics).await.unwrap_err().to_string(), "the visit panicked; this is a bug");
+        let fails = ready(Err::<(), _>(Error::Deposed));
+        assert_eq!(confined(fails).await.unwrap_err().to_string(), "this process is no longer the leader");
+    }
+}
