@@ -8,7 +8,7 @@ use super::super::figures::{Ratio, median};
 use super::super::report::{Judged, Target, judgement, megabytes};
 use super::phase::{Cpu, Phase};
 use super::run::Measured;
-use super::survey::{Best, Rate};
+use super::survey::{Best, Rate, seconds};
 use super::writes::{Object, WAYS};
 
 /// Everything that was measured.
@@ -155,8 +155,7 @@ impl Report {
         ] {
             // The first of each object is the product's way.
             let used = WAYS.iter().find(|way| way.object == object).copied().unwrap_or(fastest);
-            let speed = |way| of(way, best.at_once).map_or(f64::NAN, |rate| rate.writes_per_second);
-            let ratio = speed(fastest) / speed(used);
+            let ratio = seconds(&self.writes, used) / seconds(&self.writes, fastest);
             let _ = writeln!(
                 text,
                 "  {}; the product: {}; {ratio:.2} times as fast",

@@ -82,7 +82,8 @@ impl Way {
         format!("{object}: {write}{answer}")
     }
 
-    /// Writes once; notes in `target` what came of it.
+    /// Writes once; notes in `target` what came of it. Another `serial` makes another content: a write that changes nothing would cost
+    /// the API server less.
     pub(super) async fn write(
         self,
         client: &Client,
@@ -92,7 +93,7 @@ impl Way {
     ) -> anyhow::Result<()> {
         let body = match self.object {
             Object::NewSecret | Object::Secret => templates.secret(self.write, target, serial),
-            Object::Status => templates.status(self.write, target),
+            Object::Status => templates.status(self.write, target, serial),
         };
         let answer: Answer = client
             .request(self.request(target.number, &body)?)
@@ -147,7 +148,6 @@ impl Templates {
         metadata["namespace"] = fleet::namespace(target.number).into();
         metadata["ownerReferences"][0]["name"] = name.into();
         metadata["ownerReferences"][0]["uid"] = target.binding.uid.as_str().into();
-        // No two writes are alike: one that changes nothing would cost the API server less.
         metadata["annotations"]["idtoken.dev/token-sha256"] = format!("{serial:064x}").into();
         if matches!(write, Write::Put | Write::MergePatch) {
             metadata["uid"] = target.secret.uid.as_str().into();
@@ -156,10 +156,10 @@ impl Templates {
         secret
     }
 
-    fn status(&self, write: Write, target: &Target) -> Value {
+    fn status(&self, write: Write, target: &Target, serial: u32) -> Value {
         let mut status = self.status.clone();
         status["secretName"] = format!("{}-idtoken", fleet::name(target.number)).into();
-        status["secretResourceVersion"] = target.secret.resource_version.as_str().into();
+        status["secretResourceVersion"] = serial.to_string().into();
         if write == Write::JsonPatch {
             return json!([
                 {"op": "test", "path": "/metadata/uid", "value": target.binding.uid},
