@@ -1,14 +1,14 @@
 //! The accept loop: TLS, HTTP/2 and HTTP/1.1, with a bound on everything that a client could drag out.
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header::CONNECTION};
 use hyper::{
     body::{Body, Incoming},
-    service::Service,
+    service::{Service, service_fn},
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown, graceful::Watcher},
+    server::conn::auto,
 };
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use rustls::ServerConfig;
@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The bounds of a server.
 #[derive(Debug, Clone)]
@@ -27,8 +27,11 @@ pub struct Limits {
     pub connections: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// For the headers of a request, and for the pause between two requests of HTTP/1.1.
+    /// For the headers of a request, and for the pause between two requests of HTTP/1.1. Longer than clients keep an idle connection,
+    /// so that it is they who close it: a request that meets a server's close is lost, and the API server does not send it again.
     pub headers: Duration,
+    /// How long, after the end was asked for, an HTTP/1.1 connection without a request is kept open for one that is on its way.
+    pub idle: Duration,
     /// How long running requests may go on after the end was asked for.
     pub drain: Duration,
 }
@@ -38,7 +41,8 @@ impl Default for Limits {
         Self {
             connections: 512,
             handshake: Duration::from_secs(5),
-            headers: Duration::from_secs(30),
+            headers: Duration::from_secs(120), // Go's clients, as the API server is one: 90
+            idle: Duration::from_secs(5),
             drain: Duration::from_secs(20),
         }
     }
@@ -67,7 +71,8 @@ impl Counters {
 }
 
 /// Serves `app` on `listener` until `cancel`; then lets running requests end within the drain period. Whoever keeps a connection
-/// is told to take another one: by GOAWAY over HTTP/2, by `Connection: close` over HTTP/1.1.
+/// is told to take another one: by GOAWAY over HTTP/2, by `Connection: close` over HTTP/1.1, which can be told with an answer only.
+/// Hence an HTTP/1.1 connection without a request stays open for a while: closing it would fail the request that is on its way.
 pub async fn serve<S, B>(
     listener: TcpListener,
     config: Arc<ServerConfig>,
@@ -80,14 +85,15 @@ pub async fn serve<S, B>(
     S::Future: Send,
     B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
-    let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let server = Arc::new(Server { acceptor: TlsAcceptor::from(config), app, limits, counters });
+    let end = End { asked: cancel.clone(), http2: CancellationToken::new(), http1: CancellationToken::new() };
+    let server = Arc::new(Server { acceptor: TlsAcceptor::from(config), app, limits, counters, end });
+    let connections = TaskTracker::new();
     let begin = |(tcp, permit): (TcpStream, OwnedSemaphorePermit)| {
         server.counters.connections.inc();
-        let (server, watcher) = (server.clone(), graceful.watcher());
-        tokio::spawn(async move {
-            server.connection(tcp, watcher).await;
+        let server = server.clone();
+        connections.spawn(async move {
+            server.connection(tcp).await;
             drop(permit);
         });
     };
@@ -100,9 +106,24 @@ pub async fn serve<S, B>(
         begin(accepted);
     }
     drop(listener); // nobody new, while those who are here finish
-    if timeout(server.limits.drain, graceful.shutdown()).await.is_err() {
+    connections.close();
+    let drained = Instant::now() + server.limits.drain;
+    server.end.http2.cancel();
+    let idle = timeout(server.limits.idle.min(server.limits.drain), connections.wait()).await;
+    server.end.http1.cancel();
+    if idle.is_err() && timeout_at(drained, connections.wait()).await.is_err() {
         tracing::warn!("connections were still busy at the end of the drain period");
     }
+}
+
+/// The stages of a server's end.
+struct End {
+    /// Answers over HTTP/1.1 are the last of their connection.
+    asked: CancellationToken,
+    /// Connections of HTTP/2 end with the requests that they have.
+    http2: CancellationToken,
+    /// So do those of HTTP/1.1.
+    http1: CancellationToken,
 }
 
 struct Server<S> {
@@ -110,6 +131,7 @@ struct Server<S> {
     app: S,
     limits: Limits,
     counters: Counters,
+    end: End,
 }
 
 impl<S, B> Server<S>
@@ -118,15 +140,13 @@ where
     S::Future: Send,
     B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
-    async fn connection(&self, tcp: TcpStream, watcher: Watcher) {
+    async fn connection(&self, tcp: TcpStream) {
         // Admission is one small request and one small answer: nothing to gain by waiting for more.
         let _ = tcp.set_nodelay(true);
         let peer = tcp.peer_addr().ok();
         match self.handshake(tcp).await {
             Ok(tls) => {
-                let builder = self.protocol(&tls);
-                let connection = builder.serve_connection(TokioIo::new(tls), self.app.clone()).into_owned();
-                if let Err(error) = watcher.watch(connection).await {
+                if let Err(error) = self.requests(tls).await {
                     tracing::debug!(?peer, %error, "connection ended");
                 }
             }
@@ -137,18 +157,40 @@ where
         }
     }
 
+    async fn requests(
+        &self,
+        tls: TlsStream<TcpStream>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let builder = self.protocol(http2);
+        let (app, asked) = (self.app.clone(), self.end.asked.clone());
+        let app = service_fn(move |request| {
+            let (answer, asked) = (app.call(request), asked.clone());
+            async move {
+                let mut answer = answer.await?;
+                if !http2 && asked.is_cancelled() {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(tls), app));
+        let end = if http2 { &self.end.http2 } else { &self.end.http1 };
+        if let Some(ended) = end.run_until_cancelled(connection.as_mut()).await {
+            return ended;
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    }
+
     async fn handshake(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         timeout(self.limits.handshake, self.acceptor.accept(tcp)).await.map_err(io::Error::from)?
     }
 
     /// By what ALPN has settled, instead of waiting for the client's first bytes without a bound.
-    fn protocol(&self, tls: &TlsStream<TcpStream>) -> auto::Builder<TokioExecutor> {
+    fn protocol(&self, http2: bool) -> auto::Builder<TokioExecutor> {
         let builder = auto::Builder::new(TokioExecutor::new());
-        let mut builder = if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
-            builder.http2_only()
-        } else {
-            builder.http1_only()
-        };
+        let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.headers);
         builder
             .http2()

@@ -118,7 +118,7 @@ async fn start(limits: Limits) -> Running {
 }
 
 fn limits() -> Limits {
-    Limits { drain: Duration::from_secs(5), ..Limits::default() }
+    Limits { idle: Duration::from_millis(1500), drain: Duration::from_secs(5), ..Limits::default() }
 }
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {

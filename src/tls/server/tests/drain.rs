@@ -41,19 +41,52 @@ async fn http1_client_is_told_to_close() {
     let server = start(limits()).await;
     publish(&server.hot, &authority);
     let mut tls = connect(&server, &authority, "http/1.1").await;
-    tls.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let mut before = [0; 256];
-    let length = tls.read(&mut before).await.unwrap();
-    let before = String::from_utf8_lossy(&before[..length]).to_lowercase();
+    let before = ask(&mut tls, "/").await;
     assert!(before.starts_with("http/1.1 200") && !before.contains("connection: close"), "{before}");
 
-    tls.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let get = tls.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    get.await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await; // it runs
     server.cancel.cancel();
-    let mut after = String::new();
-    tls.read_to_string(&mut after).await.unwrap();
-    let after = after.to_lowercase();
-    assert!(after.starts_with("http/1.1 200") && after.contains("connection: close"), "{after}");
+    assert_told_to_close(&rest(tls).await);
+}
+
+/// The API server asks over HTTP/1.1, and does not repeat what it had begun to send: what it keeps open has to stay open until it asks.
+#[tokio::test]
+async fn http1_connections_without_a_request_wait_for_the_one_that_is_on_its_way() {
+    let authority = authority();
+    let server = start(limits()).await;
+    publish(&server.hot, &authority);
+    let fresh = connect(&server, &authority, "http/1.1").await;
+    let mut used = connect(&server, &authority, "http/1.1").await;
+    ask(&mut used, "/").await;
+    let idle = connect(&server, &authority, "http/1.1").await;
+    server.cancel.cancel();
+    tokio::time::sleep(LINGER + Duration::from_millis(300)).await;
+    assert!(TcpStream::connect(server.addr).await.is_err(), "the end is under way");
+
+    for mut tls in [fresh, used] {
+        assert_told_to_close(&ask(&mut tls, "/").await);
+        assert_eq!(rest(tls).await, "");
+    }
+    assert!(!server.task.is_finished());
+    let told = Instant::now();
+    assert_eq!(rest(idle).await, "", "closed without a word");
+    assert!(told.elapsed() > Duration::from_millis(500), "{:?}: it was given its time", told.elapsed());
+    timeout(Duration::from_secs(1), server.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn nobody_is_waited_for_when_all_have_gone() {
+    let authority = authority();
+    let server =
+        start(Limits { idle: Duration::from_secs(30), drain: Duration::from_secs(60), ..limits() }).await;
+    publish(&server.hot, &authority);
+    let mut tls = connect(&server, &authority, "http/1.1").await;
+    ask(&mut tls, "/").await;
+    drop(tls);
+    server.cancel.cancel();
+    timeout(Duration::from_secs(5), server.task).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -137,6 +170,25 @@ impl Http2 {
     async fn drain(&mut self) {
         while self.next().await.is_some() {}
     }
+}
+
+/// A request, and what has come of its answer at first.
+async fn ask(tls: &mut client::TlsStream<TcpStream>, path: &str) -> String {
+    tls.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = [0; 256];
+    let length = timeout(Duration::from_secs(5), tls.read(&mut answer)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&answer[..length]).to_lowercase()
+}
+
+/// What comes until the server closes.
+async fn rest(mut tls: client::TlsStream<TcpStream>) -> String {
+    let mut answer = String::new();
+    timeout(Duration::from_secs(5), tls.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer.to_lowercase()
+}
+
+fn assert_told_to_close(answer: &str) {
+    assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
 }
 
 fn last_stream(goaway: &[u8]) -> u32 {
