@@ -181,7 +181,7 @@ impl ApiServer {
     }
 
     fn list(&self, resource: Resource, selector: &request::Selector, metadata_only: bool) -> String {
-        let (objects, revision) = self.store().list(resource, |object| selector.matches(object));
+        let (objects, revision) = self.store().list(resource, selector);
         let (version, kind) = resource.kind();
         let (version, kind) =
             if metadata_only { ("meta.k8s.io/v1", "PartialObjectMetadata") } else { (version, kind) };

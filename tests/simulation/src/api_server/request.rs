@@ -44,6 +44,12 @@ pub(super) struct Selector {
 }
 
 impl Selector {
+    /// The only object that can match, where its name is asked for: the API server looks for it by its key, too.
+    pub(super) fn only(&self) -> Option<Name> {
+        let (_, name) = self.fields.as_ref().filter(|(path, _)| path == "metadata.name")?;
+        Some(Name { namespace: self.namespace.clone()?, name: name.clone() })
+    }
+
     pub(super) fn matches(&self, object: &Value) -> bool {
         let field = self.fields.as_ref().is_none_or(|(path, value)| {
             let pointer = format!("/{}", path.replace('.', "/"));
@@ -245,6 +251,7 @@ mod tests {
         };
         let in_namespace = |namespace| json!({"metadata": {"name": "a", "namespace": namespace}});
         assert!(selector.matches(&in_namespace("shop")) && !selector.matches(&in_namespace("other")));
+        assert_eq!(selector.only(), Some(name("shop", "a")));
         assert_eq!(read("POST", "/apis/events.k8s.io/v1/namespaces/shop/events", "", "{}"), Ok(Ask::Event));
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::refusal::Refusal;
+use super::request::Selector;
 use crate::clock;
 
 /// A kind of object.
@@ -110,10 +111,15 @@ impl Store {
         self.table(resource).objects.get(name)
     }
 
-    /// All objects of a kind that are `wanted`, and the revision of which they are.
-    pub(super) fn list(&self, resource: Resource, wanted: impl Fn(&Value) -> bool) -> (Vec<Arc<Value>>, u64) {
-        let all = self.table(resource).objects.values();
-        (all.filter(|object| wanted(object)).cloned().collect(), self.revision)
+    /// All objects of a kind that are selected, and the revision of which they are.
+    pub(super) fn list(&self, resource: Resource, selector: &Selector) -> (Vec<Arc<Value>>, u64) {
+        let objects = &self.table(resource).objects;
+        let (only, all) = match selector.only() {
+            Some(name) => (objects.get(&name), None),
+            None => (None, Some(objects.values())),
+        };
+        let among = only.into_iter().chain(all.into_iter().flatten());
+        (among.filter(|object| selector.matches(object)).cloned().collect(), self.revision)
     }
 
     /// Makes an object.
