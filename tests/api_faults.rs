@@ -11,12 +11,8 @@ use common::{
     OPERATOR, World, audience_of, claims, google_options, impersonation, message, metadata_server, token,
 };
 use idtoken_operator::api::IdTokenBinding;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Value, json};
-use xtask::{
-    google::{Endpoint, Fault},
-    process::wait_for,
-};
+use serde_json::Value;
+use xtask::google::{Endpoint, Fault};
 
 /// Fault, reason, and the bounds of the wait before the first retry in seconds.
 type Row = (Fault, &'static str, (i64, i64));
@@ -145,40 +141,6 @@ async fn a_slow_source_times_out_and_the_binding_recovers_by_itself() {
     assert_eq!(token(&world.secret_of("slow").await), good);
     world.google.clear_faults();
     world.wait_condition_within("slow", "Degraded=False/TokenFresh", Duration::from_secs(40)).await;
-    world.end().await;
-}
-
-/// A status is written over the version that was seen: where that is old by then, the controller looks again.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "tier api: needs a kube-apiserver"]
-async fn what_others_write_into_a_binding_during_a_visit_stays() {
-    let world = World::with_controller(google_options()).await;
-    world.google.set_fault(Endpoint::GenerateIdToken, Fault::Latency(Duration::from_secs(8)));
-    let bound = world.bind("orders", &impersonation()).await;
-    let asked = async || {
-        anyhow::ensure!(world.google.count(Endpoint::GenerateIdToken) == 1, "nothing was asked");
-        Ok(())
-    };
-    // For two more seconds nothing is told.
-    wait_for("the visit", Duration::from_secs(10), asked).await.unwrap();
-    let params = PatchParams::default();
-    let audited = json!({"status": {"conditions": [{
-        "type": "Audited", "status": "True", "reason": "Looked", "message": "",
-        "lastTransitionTime": "2026-01-01T10:00:00Z",
-    }]}});
-    world.bindings().patch_status("orders", &params, &Patch::Merge(audited)).await.unwrap();
-    let pending = world.wait_condition("orders", "Ready=Unknown/Pending").await;
-    assert!(common::conditions(&pending).contains(&"Audited=True/Looked".to_owned()));
-    let labelled = json!({"metadata": {"labels": {"team": "orders"}}});
-    world.bindings().patch("orders", &params, &Patch::Merge(labelled)).await.unwrap();
-    let ready = world.wait_condition("orders", "Ready=True/TokenFresh").await;
-    assert!(common::conditions(&ready).contains(&"Audited=True/Looked".to_owned()));
-    assert_eq!(ready.metadata.labels.unwrap()["team"], "orders");
-    assert_eq!(ready.metadata.generation, bound.metadata.generation, "the spec is as it was");
-    let metrics = world.metrics().await;
-    for line in ["{result=\"failed\"} 2\n", "{result=\"written\"} 2\n"] {
-        assert!(metrics.contains(&format!("idtoken_status_writes_total{line}")), "{metrics}");
-    }
     world.end().await;
 }
 

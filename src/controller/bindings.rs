@@ -57,6 +57,12 @@ impl Bindings {
         self.0.of(namespace)?.get(namespace, name, |binding| (binding.uid.clone(), binding.expires))
     }
 
+    /// Whether there is still the one of this UID, and it is not on its way out.
+    pub(super) fn lives(&self, namespace: &str, name: &str, uid: &str) -> bool {
+        let look = |binding: &Resting| *binding.uid == *uid && binding.asks.is_some();
+        self.0.of(namespace).and_then(|of| of.get(namespace, name, look)).unwrap_or_default()
+    }
+
     /// Those of the namespaces that `is_concerned`, but for those that are on their way out.
     pub(super) fn names(&self, is_concerned: impl Fn(&str) -> bool) -> Vec<Name> {
         let mut names = Vec::new();
@@ -270,6 +276,10 @@ mod tests {
         let names = bindings.all().map(|binding| binding.metadata.name.unwrap());
         assert_eq!(names.collect::<Vec<_>>(), ["money", "leaving", "orders"]);
         assert_eq!(bindings.uids(), ["uid-money", "uid-orders", "uid-leaving"].map(Into::into).into());
+        let lives =
+            ["orders", "leaving", "money"].map(|name| bindings.lives("shop", name, &format!("uid-{name}")));
+        assert_eq!(lives, [true, false, false]);
+        assert!(!bindings.lives("shop", "orders", "uid-made-anew"));
     }
 
     #[test]

@@ -90,10 +90,16 @@ impl Entry {
         self.newer(seen).map_or(seen, |written| &written.status)
     }
 
-    /// The newest `metadata.resourceVersion` known of `binding`.
-    pub(super) fn version<'a>(&'a self, binding: &'a IdTokenBinding) -> Option<&'a str> {
-        let seen = || binding.metadata.resource_version.as_deref();
-        self.newer(self::seen(binding)).and_then(|written| written.version.as_deref()).or_else(seen)
+    /// The newest status known of `binding`, and the newest `metadata.resourceVersion`.
+    pub(super) fn newest<'a>(
+        &'a self,
+        binding: &'a IdTokenBinding,
+    ) -> (&'a IdTokenBindingStatus, Option<&'a str>) {
+        let (status, version) = (seen(binding), binding.metadata.resource_version.as_deref());
+        match self.newer(status) {
+            Some(written) => (&written.status, written.version.as_deref().or(version)),
+            None => (status, version),
+        }
     }
 
     /// What was written over the status that is `seen`.

@@ -115,8 +115,11 @@ async fn publish(
 ) -> Result<Minted, Failed> {
     let name = &wanted.secret.name;
     for _ in 0..3 {
-        // The grant may have gone while Google, or the API server, was asked.
+        // The grant may have gone while Google, or the API server, was asked; and the binding.
         ctx.authorise(owner, record.granted.as_ref()).await?;
+        if !ctx.bindings.lives(&owner.namespace, &owner.name, &owner.uid) {
+            return Err(gone().into());
+        }
         let existing: Option<ObjectMeta> = match &observed {
             Observed::Absent => None,
             Observed::Ours(ours) => Some(ours.metadata.clone()),
@@ -159,6 +162,14 @@ async fn publish(
         format!("Secret {name} changes all the time: three writes in a row met another version"),
     )
     .into())
+}
+
+/// Nobody will read it, for the status of such a binding is not written either.
+fn gone() -> Problem {
+    Problem::transient(
+        Reason::SecretUnavailable,
+        "the binding was deleted, or went to another release, while its token was asked for: the token was dropped",
+    )
 }
 
 fn write_failed(error: &secrets::Error) -> Problem {

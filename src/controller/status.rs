@@ -14,7 +14,7 @@ use super::{
     apply::Outcome,
     context::Context,
     memory::{Entry, seen},
-    secrets::METADATA_ONLY,
+    secrets::{self, METADATA_ONLY, bounded},
 };
 use crate::{
     api::{FIELD_MANAGER, IdTokenBinding, IdTokenBindingStatus},
@@ -31,23 +31,14 @@ use crate::{
 /// Why a status was not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// The API server's answer, or none.
-    #[error("update the status of IdTokenBinding {0}: {1}")]
-    Api(String, Box<kube::Error>),
-    /// No answer in time.
-    #[error("update the status of IdTokenBinding {0}: no answer in time")]
-    Timeout(String),
+    /// A call failed.
+    #[error(transparent)]
+    Call(#[from] secrets::Error),
     /// Others were faster, each time.
     #[error(
-        "update the status of IdTokenBinding {0}: it changes all the time, {TRIES} writes in a row met another version"
+        "update the status of IdTokenBinding {namespace}/{name}: it changes all the time, {TRIES} writes in a row met another version"
     )]
-    Contested(String),
-}
-
-impl Error {
-    fn of(owner: &Owner, cause: kube::Error) -> Self {
-        Self::Api(name(owner), Box::new(cause))
-    }
+    Contested { namespace: String, name: String },
 }
 
 /// Writes what came of a visit, where it differs from what stands there, and sends an event where the outcome changed. Where the binding
@@ -62,8 +53,8 @@ pub(super) async fn status(
 ) -> Result<(), Error> {
     let now = crate::clock::now();
     let failing_since = entry.failing_since(outcome.problem.as_ref(), binding.metadata.generation, now);
-    let mut previous = entry.status(seen(binding)).clone();
-    let mut version = entry.version(binding).map(str::to_owned);
+    let (previous, version) = entry.newest(binding);
+    let (mut previous, mut version) = (previous.clone(), version.map(str::to_owned));
     for _ in 0..TRIES {
         let attempts = entry.attempts.as_deref();
         let report = Report { failing_since, attempts, ..report(binding, &previous, wanted, outcome, now) };
@@ -92,7 +83,7 @@ pub(super) async fn status(
         }
         return Ok(());
     }
-    Err(Error::Contested(name(owner)))
+    Err(Error::Contested { namespace: owner.namespace.clone(), name: owner.name.clone() })
 }
 
 fn report<'a>(
@@ -141,7 +132,7 @@ async fn replace(
     owner: &Owner,
     version: Option<&str>,
     status: &IdTokenBindingStatus,
-) -> Result<Replaced, Error> {
+) -> Result<Replaced, secrets::Error> {
     // The API server takes nothing but the status from it, whatever else would be there.
     let body = serde_json::json!({
         "apiVersion": IdTokenBinding::api_version(&()),
@@ -165,32 +156,26 @@ async fn replace(
                 .map_err(kube::Error::HttpError)?;
         ctx.client.request::<Light<IdTokenBinding>>(request).await
     };
-    let answer = tokio::time::timeout(TIMEOUT, call).await;
-    let result = if matches!(answer, Ok(Ok(_))) { "written" } else { "failed" };
+    let answer = bounded("update the status of IdTokenBinding", &owner.namespace, &owner.name, call).await;
+    let result = if answer.is_ok() { "written" } else { "failed" };
     ctx.metrics.status_writes.get_or_create(&Write { result }).inc();
     match answer {
-        Ok(Ok(written)) => Ok(Replaced::Written { version: written.metadata.resource_version }),
-        Ok(Err(kube::Error::Api(s))) if s.code == 404 => Ok(Replaced::Gone),
-        Ok(Err(kube::Error::Api(s))) if s.code == 409 => Ok(Replaced::Conflict),
-        Ok(Err(error)) => Err(Error::of(owner, error)),
-        Err(_) => Err(Error::Timeout(name(owner))),
+        Ok(written) => Ok(Replaced::Written { version: written.metadata.resource_version }),
+        Err(error) => match error.code() {
+            Some(404) => Ok(Replaced::Gone),
+            Some(409) => Ok(Replaced::Conflict),
+            _ => Err(error),
+        },
     }
 }
 
 /// The binding as it is now, if it is still for this process: a list of one, because lists are what the controller may read of bindings.
-async fn live(ctx: &Context, owner: &Owner) -> Result<Option<IdTokenBinding>, Error> {
+async fn live(ctx: &Context, owner: &Owner) -> Result<Option<IdTokenBinding>, secrets::Error> {
     let api = Api::<IdTokenBinding>::namespaced(ctx.client.clone(), &owner.namespace);
     let named =
         ListParams::default().fields(&format!("metadata.name={}", owner.name)).labels_from(&ctx.selector);
-    match tokio::time::timeout(TIMEOUT, api.list(&named)).await {
-        Ok(Ok(list)) => Ok(list.into_iter().find(|b| b.metadata.uid.as_ref() == Some(&owner.uid))),
-        Ok(Err(error)) => Err(Error::of(owner, error)),
-        Err(_) => Err(Error::Timeout(name(owner))),
-    }
-}
-
-fn name(owner: &Owner) -> String {
-    format!("{}/{}", owner.namespace, owner.name)
+    let list = bounded("read IdTokenBinding", &owner.namespace, &owner.name, api.list(&named)).await?;
+    Ok(list.into_iter().find(|b| b.metadata.uid.as_ref() == Some(&owner.uid)))
 }
 
 fn log(owner: &Owner, event: &status::Event) {

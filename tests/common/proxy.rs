@@ -1,4 +1,4 @@
-//! A proxy before the API server that cuts, refuses and freezes watches and delays requests.
+//! A proxy before the API server that cuts, refuses and freezes watches, delays requests and loses answers.
 //!
 //! It ends TLS with the API server's own certificate and speaks HTTP/1.1 only, so that a connection carries one request at a
 //! time: what the last one asked for says whether a connection is a watch.
@@ -44,6 +44,8 @@ struct Faults {
     refused: AtomicBool,
     /// Seconds before each request.
     delay: Mutex<Option<RangeInclusive<u64>>>,
+    /// What the first line of the request holds whose answer is lost.
+    lost: Mutex<Option<&'static str>>,
     requests: AtomicU64,
     watches: AtomicUsize,
     gone: AtomicUsize,
@@ -103,6 +105,11 @@ impl Proxy {
         *self.faults.delay.lock().unwrap() = seconds;
     }
 
+    /// Breaks the connection over which the next request goes whose first line holds `part`, once the API server has answered.
+    pub fn lose_answer(&self, part: &'static str) {
+        *self.faults.lost.lock().unwrap() = Some(part);
+    }
+
     /// How many watches have been asked for.
     pub fn watches(&self) -> usize {
         self.faults.watches.load(SeqCst)
@@ -121,7 +128,7 @@ impl Faults {
         S: AsyncRead + AsyncWrite,
     {
         let mut cut = self.cut.subscribe();
-        let is_watch = AtomicBool::new(false);
+        let (is_watch, is_lost) = (AtomicBool::new(false), AtomicBool::new(false));
         let ((from_client, to_client), (from_server, to_server)) = (split(client), split(server));
         let cutting = async {
             while cut.changed().await.is_ok() {
@@ -131,8 +138,8 @@ impl Faults {
             }
         };
         tokio::select! {
-            () = self.requests(from_client, to_server, &is_watch) => {}
-            () = self.answers(from_server, to_client, &is_watch) => {}
+            () = self.requests(from_client, to_server, &is_watch, &is_lost) => {}
+            () = self.answers(from_server, to_client, &is_watch, &is_lost) => {}
             () = cutting => {}
         }
     }
@@ -142,12 +149,16 @@ impl Faults {
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
         is_watch: &AtomicBool,
+        is_lost: &AtomicBool,
     ) {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
             let line = buffer[..read].split(|byte| *byte == b'\r').next().unwrap_or_default();
             if METHODS.iter().any(|method| line.starts_with(method.as_bytes())) {
-                let watches = String::from_utf8_lossy(line).contains("watch=true");
+                let line = String::from_utf8_lossy(line);
+                let watches = line.contains("watch=true");
+                let lost = self.lost.lock().unwrap().take_if(|part| line.contains(*part));
+                is_lost.store(lost.is_some(), SeqCst);
                 is_watch.store(watches, SeqCst);
                 self.watches.fetch_add(usize::from(watches), SeqCst);
                 if watches && self.refused.load(SeqCst) {
@@ -166,10 +177,14 @@ impl Faults {
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
         is_watch: &AtomicBool,
+        is_lost: &AtomicBool,
     ) {
         let mut frozen = self.frozen.subscribe();
         let mut buffer = vec![0; 1 << 16];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            if is_lost.load(SeqCst) {
+                return;
+            }
             if is_watch.load(SeqCst) {
                 let _ = frozen.wait_for(|frozen| !frozen).await;
                 let told = String::from_utf8_lossy(&buffer[..read]).contains("\"code\":410");

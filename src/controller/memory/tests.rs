@@ -107,11 +107,11 @@ fn the_version_to_write_over_is_that_of_the_newest_status_known() {
         binding
     };
     let mut entry = Entry::default();
-    assert_eq!(entry.version(&seen("1", "101")), Some("101"));
+    assert_eq!(entry.newest(&seen("1", "101")).1, Some("101"));
     wrote(&mut entry, ["1", "1", "2"], at("2026-01-01T10:00:00Z"));
-    assert_eq!(entry.version(&seen("1", "101")), Some("102"), "the watch is behind");
-    assert_eq!(entry.version(&seen("2", "107")), Some("107"), "labelled by somebody after our write");
-    assert_eq!(entry.version(&seen("3", "108")), Some("108"), "somebody else's status");
+    assert_eq!(entry.newest(&seen("1", "101")).1, Some("102"), "the watch is behind");
+    assert_eq!(entry.newest(&seen("2", "107")).1, Some("107"), "labelled by somebody after our write");
+    assert_eq!(entry.newest(&seen("3", "108")).1, Some("108"), "somebody else's status");
 }
 
 #[test]
