@@ -16,7 +16,7 @@ use super::{build, floor, subject};
 ///
 /// Three servers, each a process of its own, built as they are released: the webhook in front of a real API server with 10,000
 /// bindings, the same with 10, and the floor: axum, hyper and rustls, which read the body and echo its uid. A closed loop of 1, 8
-/// and 32 clients sends each of them AdmissionReviews of 4 KB over TLS and HTTP/2, in short rounds that take turns.
+/// and 32 clients sends each of them AdmissionReviews of 4 KB over TLS and HTTP/1.1, in short rounds that take turns.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cargo xtask bench admission                 the table, after some minutes
@@ -45,9 +45,6 @@ pub(super) struct AdmissionArgs {
     /// Length of a round, in milliseconds
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
     round: u64,
-    /// HTTP/2 connections that the clients share; one API server has one
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    connections: u32,
     /// Measure this idtoken-operator instead of building one
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -96,7 +93,6 @@ async fn measure(args: &AdmissionArgs, program: PathBuf) -> anyhow::Result<Repor
         optimized: !args.quick,
         rounds: args.rounds,
         seconds_per_round: Duration::from_millis(args.round).as_secs_f64(),
-        connections: args.connections,
         body_bytes: SIZE,
         servers,
         targets: report::targets(&CLIENTS, &floor, &few, &many),
@@ -116,7 +112,7 @@ fn compete(args: &AdmissionArgs, contestants: &[Contestant<'_>; 3]) -> anyhow::R
     for clients in CLIENTS {
         eprintln!("{} rounds with {clients} client(s) …", args.rounds);
         let time = Duration::from_millis(args.round);
-        let load = Load { clients, connections: args.connections.min(clients), time };
+        let load = Load { clients, time };
         let mut of_load: [Vec<Round>; 3] = Default::default();
         for turn in 0..args.rounds as usize {
             for index in (0..contestants.len()).map(|index| (index + turn) % contestants.len()) {

@@ -51,7 +51,7 @@ pub(super) async fn run(args: FloorArgs) -> anyhow::Result<()> {
         vec![CertificateDer::from_pem_file(args.certificate)?],
         PrivateKeyDer::from_pem_file(args.key)?,
     )?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let app = Router::new().route("/mutate", post(echo));
     let listener = TcpListener::bind(args.addr).await?;
@@ -65,7 +65,7 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, app: Router) -> anyho
     tcp.set_nodelay(true)?;
     let tls = acceptor.accept(tcp).await?;
     let served = auto::Builder::new(TokioExecutor::new())
-        .http2_only()
+        .http1_only()
         .serve_connection(TokioIo::new(tls), TowerToHyperService::new(app))
         .await;
     served.map_err(anyhow::Error::from_boxed)
@@ -142,7 +142,7 @@ mod tests {
             let process = Program::new("sleep").args(["60"]).spawn(&directory.path().join("log")).unwrap();
             (floor, Server::new(addr, &authority, process).unwrap())
         });
-        let load = Load { clients: 2, connections: 1, time: Duration::from_millis(1) };
+        let load = Load { clients: 2, time: Duration::from_millis(1) };
         let round = |patched| {
             let questions =
                 Questions { template: Template::new().unwrap(), population: Population(1), patched };

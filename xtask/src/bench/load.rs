@@ -1,7 +1,8 @@
 //! The clients: a closed loop, in which each sends its next request when it has the answer to the last one.
 //!
-//! They share one HTTP/2 connection, as the requests of one API server do (Go's transport opens a second one only when the
-//! first has no stream left), and run on one thread: a client that costs little leaves the processors to the server.
+//! Each has a connection of its own over HTTP/1.1, as each request of an API server that is under way (k8s.io/apiserver,
+//! `pkg/util/webhook/client.go`, which keeps up to 25 of them for the next ones). All run on one thread: a client that costs little leaves the processors
+//! to the server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +11,12 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::try_join_all;
-use h2::client::SendRequest;
 use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -48,7 +51,6 @@ pub(super) struct Questions {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) clients: u32,
-    pub(super) connections: u32,
     pub(super) time: Duration,
 }
 
@@ -68,7 +70,7 @@ impl Server {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
         let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { addr, tls: Arc::new(config), process })
     }
 
@@ -86,31 +88,28 @@ impl Server {
     pub(super) fn round(&self, questions: &Questions, load: Load) -> anyhow::Result<Round> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let connections = try_join_all((0..load.connections).map(|_| self.connect())).await?;
-            let length = questions.check(connections[0].clone()).await?;
-            let clients = |time| {
-                let connections = connections.iter().cycle().cloned();
-                let clients = (0..load.clients).zip(connections);
-                try_join_all(clients.map(move |(number, connection)| {
-                    Client { connection, questions, length, next: FIRST + number, step: load.clients }
-                        .ask_for(time)
-                }))
-            };
-            clients(WARM_UP).await?;
+            let mut connections = try_join_all((0..load.clients).map(|_| self.connect())).await?;
+            let length = questions.check(&mut connections[0]).await?;
+            let clients = connections.into_iter().zip(FIRST..);
+            let client =
+                |(connection, next)| Client { connection, questions, length, next, step: load.clients };
+            let mut clients: Vec<_> = clients.map(client).collect();
+            try_join_all(clients.iter_mut().map(|client| client.ask_for(WARM_UP))).await?;
             let (before, start) = (self.usage()?, Instant::now());
-            let latencies = clients(load.time).await?.concat();
+            let latencies =
+                try_join_all(clients.iter_mut().map(|client| client.ask_for(load.time))).await?.concat();
             let elapsed = start.elapsed();
             let cpu = self.usage()?.cpu.saturating_sub(before.cpu);
             Ok(Round { elapsed, cpu, latencies })
         })
     }
 
-    async fn connect(&self) -> anyhow::Result<SendRequest<Bytes>> {
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
         let tcp = TcpStream::connect(self.addr).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::from(self.addr.ip());
         let tls = TlsConnector::from(self.tls.clone()).connect(name, tcp).await?;
-        let (requests, connection) = h2::client::handshake(tls).await?;
+        let (requests, connection) = http1::handshake(TokioIo::new(tls)).await?;
         tokio::spawn(connection);
         Ok(requests)
     }
@@ -118,9 +117,9 @@ impl Server {
 
 impl Questions {
     /// Asks once and reads the answer closely; its length, which all have.
-    async fn check(&self, mut connection: SendRequest<Bytes>) -> anyhow::Result<usize> {
+    async fn check(&self, connection: &mut SendRequest<Full<Bytes>>) -> anyhow::Result<usize> {
         let (_, binding) = self.population.of(0);
-        let answer = ask(&mut connection, self.body(0)).await?;
+        let answer = ask(connection, self.body(0)).await?;
         self.examine(&answer, &binding).with_context(|| {
             format!("not the answer that it should be: {}", String::from_utf8_lossy(&answer))
         })?;
@@ -147,7 +146,7 @@ impl Questions {
 }
 
 struct Client<'a> {
-    connection: SendRequest<Bytes>,
+    connection: SendRequest<Full<Bytes>>,
     questions: &'a Questions,
     length: usize,
     next: u32,
@@ -155,7 +154,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    async fn ask_for(mut self, time: Duration) -> anyhow::Result<Vec<u32>> {
+    async fn ask_for(&mut self, time: Duration) -> anyhow::Result<Vec<u32>> {
         let end = Instant::now() + time;
         let mut latencies = Vec::new();
         loop {
@@ -173,19 +172,14 @@ impl Client<'_> {
     }
 }
 
-async fn ask(connection: &mut SendRequest<Bytes>, body: Bytes) -> anyhow::Result<BytesMut> {
-    let request =
-        Request::post("https://127.0.0.1/mutate").header("content-type", "application/json").body(())?;
-    futures::future::poll_fn(|context| connection.poll_ready(context)).await?;
-    let (response, mut stream) = connection.send_request(request, false)?;
-    stream.send_data(body, true)?;
-    let (head, mut body) = response.await?.into_parts();
-    let mut answer = BytesMut::new();
-    while let Some(chunk) = body.data().await {
-        let chunk = chunk?;
-        body.flow_control().release_capacity(chunk.len())?;
-        answer.extend_from_slice(&chunk);
-    }
+async fn ask(connection: &mut SendRequest<Full<Bytes>>, body: Bytes) -> anyhow::Result<Bytes> {
+    let request = Request::post("/mutate")
+        .header("host", "127.0.0.1")
+        .header("content-type", "application/json")
+        .body(Full::new(body))?;
+    connection.ready().await?;
+    let (head, body) = connection.send_request(request).await?.into_parts();
+    let answer = body.collect().await?.to_bytes();
     ensure!(head.status == StatusCode::OK, "{}: {}", head.status, String::from_utf8_lossy(&answer));
     Ok(answer)
 }

@@ -18,8 +18,6 @@ pub(super) struct Report {
     pub(super) optimized: bool,
     pub(super) rounds: u32,
     pub(super) seconds_per_round: f64,
-    /// HTTP/2 connections that the clients share.
-    pub(super) connections: u32,
     pub(super) body_bytes: usize,
     pub(super) servers: Vec<ServerReport>,
     pub(super) targets: Vec<Target>,
