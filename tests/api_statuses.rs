@@ -5,16 +5,9 @@
 
 mod common;
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use common::{CALLER, World, conditions, google_options, impersonation, proxy::Proxy};
+use common::{CALLER, World, conditions, google_options, impersonation, impersonation_for, proxy::Proxy};
 use idtoken_operator::api::IdTokenBinding;
 use kube::{
     Api,
@@ -22,12 +15,14 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use xtask::{
     cluster::ClusterOptions,
     google::{Endpoint, Fault},
     process::wait_for,
 };
 
+const READY: &str = "Ready=True/TokenFresh";
 /// After two seconds of it the binding is told to be Pending.
 const LONG: Fault = Fault::Latency(Duration::from_secs(8));
 
@@ -37,48 +32,62 @@ async fn what_others_write_into_a_binding_during_a_visit_stays() {
     let world = World::with_controller(google_options()).await;
     world.google.set_fault(Endpoint::GenerateIdToken, LONG);
     let bound = world.bind("orders", &impersonation()).await;
-    visited(&world).await;
-    let audited = json!({"status": {"conditions": [{
-        "type": "Audited", "status": "True", "reason": "Looked", "message": "",
-        "lastTransitionTime": "2026-01-01T10:00:00Z",
-    }]}});
-    let params = PatchParams::default();
-    let audited = world.bindings().patch_status("orders", &params, &Patch::Merge(audited)).await.unwrap();
-    let pending = world.wait_condition("orders", "Ready=Unknown/Pending").await;
-    assert!(conditions(&pending).contains(&"Audited=True/Looked".to_owned()));
-    patch(&world.bindings(), json!({"labels": {"team": "orders"}})).await;
-    let ready = world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    visited(&world, 1).await;
+    let audited = json!({
+        "apiVersion": "idtoken.dev/v1alpha1", "kind": "IdTokenBinding",
+        "status": {"conditions": [{
+            "type": "Audited", "status": "True", "reason": "Looked", "message": "",
+            "lastTransitionTime": "2026-01-01T10:00:00Z",
+        }]},
+    });
+    let auditor = PatchParams::apply("auditor");
+    world.bindings().patch_status("orders", &auditor, &Patch::Apply(audited)).await.unwrap();
+    let labelled = patch(&world.bindings(), json!({"labels": {"team": "orders"}})).await;
+    let ready = world.wait_condition("orders", READY).await;
     assert!(conditions(&ready).contains(&"Audited=True/Looked".to_owned()));
     assert_eq!(ready.metadata.labels.unwrap()["team"], "orders");
     assert_eq!(ready.metadata.generation, bound.metadata.generation, "the spec is as it was");
-    let failed = 2 - u64::from(is_told(&audited));
-    assert_eq!(writes(&world).await, [("failed", failed), ("written", 2)].into());
+    let written = writes(&world).await;
+    assert_eq!(written["written"], 2, "Pending and Ready: {written:?}");
+    // All may be over before a busy machine comes to write.
+    assert!(conditions(&labelled).contains(&READY.to_owned()) || written["failed"] >= 1, "{written:?}");
     world.end().await;
 }
 
-/// Then it is the other release that tells.
+/// One goes to another release, which then tells; one is on its way out.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "tier api: needs a kube-apiserver"]
-async fn a_binding_that_goes_to_another_release_during_a_visit_is_left_alone() {
+async fn a_binding_that_leaves_during_a_visit_is_left_alone() {
     let mut world = world().await;
     world.flags = vec!["--binding-selector=release=blue".to_owned()];
     serve(&mut world).await;
     world.google.set_fault(Endpoint::GenerateIdToken, LONG);
-    let mut blue = common::binding("shop", "orders", &impersonation());
-    blue.metadata.labels = Some([("release".to_owned(), "blue".to_owned())].into());
-    world.bindings().create(&PostParams::default(), &blue).await.unwrap();
-    visited(&world).await;
+    for name in ["orders", "held"] {
+        let mut blue = common::binding("shop", name, &impersonation_for(name));
+        blue.metadata.labels = Some([("release".to_owned(), "blue".to_owned())].into());
+        blue.metadata.finalizers = Some(vec!["example.com/backup".to_owned()]);
+        world.bindings().create(&PostParams::default(), &blue).await.unwrap();
+    }
+    visited(&world, 2).await;
     let green = patch(&world.bindings(), json!({"labels": {"release": "green"}})).await;
-    let failed = 2 - u64::from(is_told(&green));
-    wait_for("all words of the visit", Duration::from_secs(20), async || {
-        let written = writes(&world).await;
-        anyhow::ensure!(written.get("failed") == Some(&failed), "{written:?}");
+    world.bindings().delete("held", &DeleteParams::default()).await.unwrap();
+    let held = world.bindings().get("held").await.unwrap();
+    wait_for("both tokens", Duration::from_secs(20), async || {
+        anyhow::ensure!(world.google.minted(Endpoint::GenerateIdToken) == 2);
         Ok(())
     })
     .await
     .unwrap();
-    assert_eq!(world.bindings().get("orders").await.unwrap().status, green.status);
-    assert_eq!(world.secrets().get_opt("orders-idtoken").await.unwrap(), None, "nobody's token");
+    sleep(Duration::from_secs(3)).await;
+    for before in [green, held] {
+        let name = before.metadata.name.unwrap();
+        assert_eq!(world.bindings().get(&name).await.unwrap().status, before.status, "{name}");
+        assert_eq!(
+            world.secrets().get_opt(&format!("{name}-idtoken")).await.unwrap(),
+            None,
+            "nobody's token"
+        );
+    }
     world.end().await;
 }
 
@@ -88,15 +97,13 @@ async fn a_binding_made_anew_during_a_visit_gets_nothing_of_the_old_one() {
     let world = World::with_controller(google_options()).await;
     world.google.set_fault(Endpoint::GenerateIdToken, LONG);
     let old = world.bind("orders", &impersonation()).await;
-    visited(&world).await;
+    visited(&world, 1).await;
     world.bindings().delete("orders", &DeleteParams::default()).await.unwrap();
     let new = world.bind("orders", &impersonation()).await;
     assert_ne!(old.metadata.uid, new.metadata.uid);
     world.google.clear_faults();
-    let ready = world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let ready = world.wait_condition("orders", READY).await;
     assert_eq!(ready.metadata.uid, new.metadata.uid);
-    let written = writes(&world).await;
-    assert!(written["failed"] >= 1, "the old one's: {written:?}");
     let owners = world.secret_of("orders").await.metadata.owner_references.unwrap();
     assert_eq!(Some(&owners[0].uid), new.metadata.uid.as_ref());
     world.end().await;
@@ -110,16 +117,18 @@ async fn a_binding_that_changes_all_the_time_is_told_in_the_first_lull() {
     let proxy = proxied(&mut world).await;
     serve(&mut world).await;
     world.bind("orders", &impersonation()).await;
-    let (bindings, count) = (world.bindings(), Arc::new(AtomicU64::new(0)));
-    let counted = count.clone();
+    let (bindings, lull) = (world.bindings(), CancellationToken::new());
+    let lulled = lull.clone();
     let storm = tokio::spawn(async move {
-        loop {
-            let number = counted.fetch_add(1, SeqCst).to_string();
-            patch(&bindings, json!({"annotations": {"example.com/storm": number}})).await;
+        let mut number = 0;
+        while !lulled.is_cancelled() {
+            number += 1;
+            patch(&bindings, json!({"annotations": {"example.com/storm": number.to_string()}})).await;
             sleep(Duration::from_millis(50)).await;
         }
+        number.to_string()
     });
-    world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    world.wait_condition("orders", READY).await;
     proxy.delay(Some(1..=1));
     world.request_refresh("orders").await;
     let contested = "update the status of IdTokenBinding shop/orders: it changes all the time, 3 writes in a row met another version";
@@ -129,7 +138,8 @@ async fn a_binding_that_changes_all_the_time_is_told_in_the_first_lull() {
     })
     .await
     .unwrap();
-    storm.abort();
+    lull.cancel();
+    let last = storm.await.unwrap();
     proxy.delay(None);
     let told = async || {
         let (binding, secret) = (world.bindings().get("orders").await?, world.secret_of("orders").await);
@@ -138,9 +148,8 @@ async fn a_binding_that_changes_all_the_time_is_told_in_the_first_lull() {
         Ok(binding)
     };
     let told = wait_for("the status of the second token", Duration::from_secs(40), told).await.unwrap();
-    assert_eq!(conditions(&told)[0], "Ready=True/TokenFresh");
+    assert_eq!(conditions(&told)[0], READY);
     assert_eq!(world.google.minted(Endpoint::GenerateIdToken), 2);
-    let last = (count.load(SeqCst) - 1).to_string();
     assert_eq!(told.metadata.annotations.unwrap()["example.com/storm"], last);
     world.end().await;
 }
@@ -151,9 +160,12 @@ async fn a_status_whose_answer_is_lost_is_written_once() {
     let mut world = world().await;
     let proxy = proxied(&mut world).await;
     serve(&mut world).await;
-    proxy.lose_answer("/idtokenbindings/orders/status");
     world.bind("orders", &impersonation()).await;
-    let ready = world.wait_condition("orders", "Ready=True/TokenFresh").await;
+    let first = world.wait_condition("orders", READY).await;
+    let before = writes(&world).await;
+    assert_eq!(before.get("failed"), None, "{before:?}");
+    proxy.lose_answer("/idtokenbindings/orders/status");
+    world.request_refresh("orders").await;
     wait_for("the visit to fail", Duration::from_secs(20), async || {
         let written = writes(&world).await;
         anyhow::ensure!(written.get("failed") == Some(&1), "{written:?}");
@@ -161,12 +173,19 @@ async fn a_status_whose_answer_is_lost_is_written_once() {
     })
     .await
     .unwrap();
-    let written = writes(&world).await;
-    sleep(Duration::from_secs(8)).await; // it is made again
-    assert_eq!(writes(&world).await, written);
+    let told = world.bindings().get("orders").await.unwrap();
+    let secret = world.secret_of("orders").await.metadata;
+    assert_eq!(
+        told.status.clone().unwrap().secret_resource_version,
+        secret.resource_version,
+        "it is written"
+    );
+    assert_ne!(told.status, first.status);
+    sleep(Duration::from_secs(8)).await; // the visit is made again
+    assert_eq!(writes(&world).await, [("failed", 1), ("written", before["written"])].into());
     let now = world.bindings().get("orders").await.unwrap();
-    assert_eq!(now.metadata.resource_version, ready.metadata.resource_version);
-    assert_eq!(world.google.minted(Endpoint::GenerateIdToken), 1);
+    assert_eq!(now.metadata.resource_version, told.metadata.resource_version);
+    assert_eq!(world.google.minted(Endpoint::GenerateIdToken), 2);
     world.end().await;
 }
 
@@ -189,10 +208,10 @@ async fn serve(world: &mut World) {
     world.grant("shop", &["shop"], &[CALLER]).await;
 }
 
-/// Waits until the first visit has come to ask for a token; then nothing is told for two seconds.
-async fn visited(world: &World) {
+/// Waits until the first visits of so many bindings have come to ask for a token; then nothing is told for two seconds.
+async fn visited(world: &World, bindings: usize) {
     let asked = async || {
-        anyhow::ensure!(world.google.count(Endpoint::GenerateIdToken) == 1, "nothing was asked");
+        anyhow::ensure!(world.google.count(Endpoint::GenerateIdToken) == bindings, "not yet");
         Ok(())
     };
     wait_for("the visit", Duration::from_secs(10), asked).await.unwrap();
@@ -201,11 +220,6 @@ async fn visited(world: &World) {
 async fn patch(bindings: &Api<IdTokenBinding>, metadata: Value) -> IdTokenBinding {
     let patch = Patch::Merge(json!({"metadata": metadata}));
     bindings.patch("orders", &PatchParams::default(), &patch).await.unwrap()
-}
-
-/// Whether it was told to be Pending by then: on a busy machine the two seconds may have passed.
-fn is_told(binding: &IdTokenBinding) -> bool {
-    conditions(binding).contains(&"Ready=Unknown/Pending".to_owned())
 }
 
 /// How many writes of statuses had which result.

@@ -94,8 +94,11 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<(
     let metrics = Metrics::with(|registry| webhook_metrics.register(registry));
     let refused = metrics.refused_watches.clone();
     let Started { client, health, .. } = start(&args.telemetry, metrics, args.awaited(), &stop).await?;
+    // Until the last review is answered, bindings are known as they are.
+    let watching = CancellationToken::new();
+    let _ended = watching.clone().drop_guard();
     let (bindings, filling) =
-        scope.each(|namespace| watch(&client, namespace, &refused, &health, stop.clone())).unzip();
+        scope.each(|namespace| watch(&client, namespace, &refused, &health, watching.clone())).unzip();
     let fills = Fills::new(Vec::new(), filling.into_all().map(|progress| vec![progress]).collect());
     let synced = async move { fills.settled().await };
     let lookup = lookup(client.clone(), scope, bindings);

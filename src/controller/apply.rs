@@ -39,7 +39,7 @@ pub(super) struct Outcome {
     pub look: Option<Timestamp>,
     /// Since when no grant allows what stands in the Secret.
     pub not_granted_since: Option<Timestamp>,
-    /// What was to be done is put off, which changes nothing that is worth telling.
+    /// What was to be done is put off, or not for this process to do any more: which changes nothing that is worth telling.
     pub put_off: bool,
 }
 
@@ -92,6 +92,7 @@ pub(super) async fn apply(
                     let next = ask_later(entry, wanted, credential, owner, expires, clock::now());
                     Outcome { next: Some(next), ..as_it_is }
                 }
+                Ok(Minted::Dropped) => Outcome { put_off: true, ..as_it_is },
                 Ok(Minted::Later(pause)) => {
                     let now = clock::now();
                     let next = now.checked_add(pause).ok();

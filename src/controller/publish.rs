@@ -35,6 +35,8 @@ pub(super) enum Minted {
     Same(Timestamp),
     /// None was, for Google is not to be asked now.
     Later(Duration),
+    /// It was dropped: meanwhile the binding was deleted, or went to another release.
+    Dropped,
 }
 
 /// No token was published.
@@ -118,7 +120,7 @@ async fn publish(
         // The grant may have gone while Google, or the API server, was asked; and the binding.
         ctx.authorise(owner, record.granted.as_ref()).await?;
         if !ctx.bindings.lives(&owner.namespace, &owner.name, &owner.uid) {
-            return Err(gone().into());
+            return Ok(Minted::Dropped);
         }
         let existing: Option<ObjectMeta> = match &observed {
             Observed::Absent => None,
@@ -162,14 +164,6 @@ async fn publish(
         format!("Secret {name} changes all the time: three writes in a row met another version"),
     )
     .into())
-}
-
-/// Nobody will read it, for the status of such a binding is not written either.
-fn gone() -> Problem {
-    Problem::transient(
-        Reason::SecretUnavailable,
-        "the binding was deleted, or went to another release, while its token was asked for: the token was dropped",
-    )
 }
 
 fn write_failed(error: &secrets::Error) -> Problem {

@@ -31,6 +31,16 @@ impl Error {
             Self::Timeout { .. } => None,
         }
     }
+
+    /// What the API server said, to be put behind the error; only of calls that sent no secret, for it may repeat what was sent.
+    pub(super) fn said(&self) -> String {
+        match self {
+            Self::Api { cause, .. } if let kube::Error::Api(status) = cause.as_ref() => {
+                format!(": {}", status.message)
+            }
+            _ => String::new(),
+        }
+    }
 }
 
 /// Metadata of a Secret.

@@ -31,8 +31,8 @@ use crate::{
 /// Why a status was not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// A call failed.
-    #[error(transparent)]
+    /// A call failed. No secret was sent: what the API server says of it may be told.
+    #[error("{}{}", .0, .0.said())]
     Call(#[from] secrets::Error),
     /// Others were faster, each time.
     #[error(
@@ -169,13 +169,14 @@ async fn replace(
     }
 }
 
-/// The binding as it is now, if it is still for this process: a list of one, because lists are what the controller may read of bindings.
+/// The binding as it is now, if it is still for this process and stays: a list of one, because lists are what the controller may read of bindings.
 async fn live(ctx: &Context, owner: &Owner) -> Result<Option<IdTokenBinding>, secrets::Error> {
     let api = Api::<IdTokenBinding>::namespaced(ctx.client.clone(), &owner.namespace);
     let named =
         ListParams::default().fields(&format!("metadata.name={}", owner.name)).labels_from(&ctx.selector);
     let list = bounded("read IdTokenBinding", &owner.namespace, &owner.name, api.list(&named)).await?;
-    Ok(list.into_iter().find(|b| b.metadata.uid.as_ref() == Some(&owner.uid)))
+    let is_it = |b: &IdTokenBinding| b.metadata.uid.as_ref() == Some(&owner.uid);
+    Ok(list.into_iter().find(|b| is_it(b) && b.metadata.deletion_timestamp.is_none()))
 }
 
 fn log(owner: &Owner, event: &status::Event) {

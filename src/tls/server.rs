@@ -1,5 +1,11 @@
 //! The accept loop: TLS, HTTP/2 and HTTP/1.1, with a bound on everything that a client could drag out.
-use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io::{self, Cursor},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, Response, header::CONNECTION};
 use hyper::{
@@ -13,6 +19,7 @@ use hyper_util::{
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join, split},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
@@ -25,12 +32,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Limits {
     /// Connections at the same time; more of them wait in the kernel's queue.
     pub connections: usize,
-    /// For the TLS handshake.
+    /// For the TLS handshake, and for the preface of HTTP/2.
     pub handshake: Duration,
     /// For the headers of a request, and for the pause between two requests of HTTP/1.1. Longer than clients keep an idle connection,
-    /// so that it is they who close it: a request that meets a server's close is lost, and the API server does not send it again.
+    /// so that it is they who close it: a request that has begun to meet a server's close is lost, for Go's client, which the API server
+    /// uses, does not send a POST again.
     pub headers: Duration,
-    /// How long, after the end was asked for, an HTTP/1.1 connection without a request is kept open for one that is on its way.
+    /// How long, after the end was asked for, an HTTP/1.1 connection without a request is kept open for one that is on its way. Longer than
+    /// a handshake, and shorter than `drain`.
     pub idle: Duration,
     /// How long running requests may go on after the end was asked for.
     pub drain: Duration,
@@ -41,8 +50,8 @@ impl Default for Limits {
         Self {
             connections: 512,
             handshake: Duration::from_secs(5),
-            headers: Duration::from_secs(120), // Go's clients, as the API server is one: 90
-            idle: Duration::from_secs(5),
+            headers: Duration::from_secs(120), // the API server keeps it for 90
+            idle: Duration::from_secs(8),
             drain: Duration::from_secs(20),
         }
     }
@@ -126,6 +135,9 @@ struct End {
     http1: CancellationToken,
 }
 
+/// How a connection failed.
+type Ended = Box<dyn std::error::Error + Send + Sync>;
+
 struct Server<S> {
     acceptor: TlsAcceptor,
     app: S,
@@ -157,11 +169,22 @@ where
         }
     }
 
-    async fn requests(
-        &self,
-        tls: TlsStream<TcpStream>,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    /// Serves by the protocol that ALPN has settled.
+    async fn requests(&self, mut tls: TlsStream<TcpStream>) -> Result<(), Ended> {
+        if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return self.serve(tls, false).await;
+        }
+        // hyper would wait for it without a bound.
+        let mut preface = [0; PREFACE];
+        timeout(self.limits.handshake, tls.read_exact(&mut preface)).await??;
+        let (read, write) = split(tls);
+        self.serve(join(Cursor::new(preface).chain(read), write), true).await
+    }
+
+    async fn serve<C>(&self, connection: C, http2: bool) -> Result<(), Ended>
+    where
+        C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let builder = self.protocol(http2);
         let (app, asked) = (self.app.clone(), self.end.asked.clone());
         let app = service_fn(move |request| {
@@ -174,7 +197,7 @@ where
                 Ok::<_, Infallible>(answer)
             }
         });
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(tls), app));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(connection), app));
         let end = if http2 { &self.end.http2 } else { &self.end.http1 };
         if let Some(ended) = end.run_until_cancelled(connection.as_mut()).await {
             return ended;
@@ -187,7 +210,6 @@ where
         timeout(self.limits.handshake, self.acceptor.accept(tcp)).await.map_err(io::Error::from)?
     }
 
-    /// By what ALPN has settled, instead of waiting for the client's first bytes without a bound.
     fn protocol(&self, http2: bool) -> auto::Builder<TokioExecutor> {
         let builder = auto::Builder::new(TokioExecutor::new());
         let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
@@ -222,6 +244,8 @@ async fn accept(
     }
 }
 
+/// Bytes with which each client of HTTP/2 begins (RFC 9113, 3.4).
+const PREFACE: usize = 24;
 /// Requests at the same time over one connection; Go's clients send a hundred before they know it, and take another connection for more.
 const STREAMS: u32 = 128;
 /// What a client may send of a request that nobody reads yet. A connection has room for that of all its requests, so that those that wait

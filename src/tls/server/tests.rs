@@ -52,6 +52,19 @@ async fn silent_connection_is_closed_and_counted() {
 }
 
 #[tokio::test]
+async fn connection_that_is_silent_after_its_handshake_is_closed() {
+    let authority = authority();
+    let bounds = Limits { handshake: Duration::from_secs(1), headers: Duration::from_secs(1), ..limits() };
+    let server = start(bounds).await;
+    publish(&server.hot, &authority);
+    for protocol in ["h2", "http/1.1"] {
+        let mut silent = drain::connect(&server, &authority, protocol).await;
+        let mut answer = Vec::new();
+        timeout(Duration::from_secs(5), silent.read_to_end(&mut answer)).await.expect(protocol).ok();
+    }
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limit_wait() {
     let authority = authority();
     let server = start(Limits { connections: 1, handshake: Duration::from_millis(300), ..limits() }).await;
