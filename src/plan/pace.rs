@@ -40,8 +40,9 @@ impl Pace {
             self.saved -= 1.0;
             return Ok(());
         }
-        // One after another, not all together.
-        *if urgent { &mut self.urgent } else { &mut self.backlog } += 1.0;
+        // One after another, not all together; but nobody by a rate that may be another one long before.
+        let line = if urgent { &mut self.urgent } else { &mut self.backlog };
+        *line = (*line + 1.0).min(self.rate * LONGEST_LINE);
         let before = if urgent { self.urgent } else { self.urgent + self.backlog };
         Err(now.max(self.closed_until) + Duration::from_secs_f64(before / self.rate))
     }
@@ -99,6 +100,8 @@ const LEAST_SAVED: f64 = 2.0;
 /// Seconds from the least rate to the most.
 const RECOVERY: f64 = 60.0;
 const SAME: Duration = Duration::from_secs(1);
+/// Seconds for which one is sent away at most, and as long again behind what is urgent: in a minute the least rate may have become the most.
+const LONGEST_LINE: f64 = 30.0;
 /// A `Retry-After` is believed up to this: Google's quotas are by the minute.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
@@ -132,6 +135,30 @@ mod tests {
         let back: Vec<_> = (0..3).map(|_| pace.take(ms(0), false)).collect();
         assert_eq!(back, [Err(ms(10)), Err(ms(20)), Err(ms(30))]);
         assert_eq!(pace.take(ms(20), false), Ok(()), "and then there is room");
+    }
+
+    #[test]
+    fn of_thousands_who_are_sent_away_in_a_storm_all_come_back_soon_enough_to_see_that_it_is_over() {
+        let mut pace = Pace::new(500);
+        for second in 0..20 {
+            pace.refused(ms(second * 1000), None);
+        }
+        let back: Vec<_> = (0..5000).filter_map(|_| pace.take(ms(20_000), true).err()).collect();
+        assert_eq!(
+            (back[0], back[9], back[4998]),
+            (ms(21_000), ms(30_000), ms(50_000)),
+            "one a second remains"
+        );
+        let others: Vec<_> = (0..5000).filter_map(|_| pace.take(ms(20_000), false).err()).collect();
+        assert_eq!((others[0], others[4999]), (ms(51_000), ms(80_000)), "behind what is urgent");
+        let mut sent = 0;
+        for at in 50_000..110_000 {
+            if pace.take(ms(at), true).is_ok() {
+                sent += 1;
+                pace.answered(ms(at));
+            }
+        }
+        assert!(sent > 10_000, "{sent}: those who had been sent away do not stand in the way");
     }
 
     #[test]
