@@ -14,7 +14,7 @@ use crate::world::Plan;
 #[command(name = "cargo xtask simulate", bin_name = "cargo xtask simulate", version = None)]
 #[command(after_help = "Examples:
   cargo xtask simulate                                   a day of 1,000 bindings with every fault
-  cargo xtask simulate --bindings 50000 --hours 24       a large fleet (some minutes)
+  cargo xtask simulate --bindings 50000 --hours 24       a large fleet (an hour)
   cargo xtask simulate --seeds 200 --bindings 60 --hours 6
                                                          200 days, each with faults of its own
   cargo xtask simulate --seed 17 --faults sleep,google-outage
