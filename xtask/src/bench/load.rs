@@ -1,8 +1,7 @@
 //! The clients: a closed loop, in which each sends its next request when it has the answer to the last one.
 //!
 //! Each has a connection of its own over HTTP/1.1, as each request of an API server that is under way (k8s.io/apiserver,
-//! `pkg/util/webhook/client.go`, which keeps up to 25 of them for the next ones). All run on one thread: a client that costs little leaves the processors
-//! to the server.
+//! `pkg/util/webhook/client.go`). All run on one thread: a client that costs little leaves the processors to the server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
