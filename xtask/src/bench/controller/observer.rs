@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use kube::Client;
@@ -19,7 +19,7 @@ use crate::clock::now;
 /// A watch under way; it ends when this is dropped.
 pub(super) struct Observer {
     seen: Arc<Mutex<Seen>>,
-    task: JoinHandle<anyhow::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 /// What was seen.
@@ -30,6 +30,8 @@ pub(super) struct Seen {
     /// When the last binding became ready.
     last_ready: Option<Instant>,
     wave: Wave,
+    /// Why it no longer watches.
+    failure: Option<String>,
 }
 
 /// The refreshes since [`Observer::begin_wave`].
@@ -70,9 +72,12 @@ struct Object {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Metadata {
     #[serde(default)]
     name: String,
+    #[serde(default)]
+    resource_version: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,26 +109,19 @@ impl Observer {
         let list = client.request_text(get("limit=1")?).await?;
         let list: Value = serde_json::from_str(&list)?;
         let version = list["metadata"]["resourceVersion"].as_str().context("a list without a version")?;
-        let watch =
-            format!("watch=true&resourceVersion={version}&allowWatchBookmarks=true&timeoutSeconds=7200");
-        let mut lines = client.request_stream(get(&watch)?).await?.lines();
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let noted = seen.clone();
+        let (client, version, noted) = (client.clone(), version.to_owned(), seen.clone());
         let task = tokio::spawn(async move {
-            while let Some(line) = lines.try_next().await? {
-                let event: Event = serde_json::from_str(&line)?;
-                ensure!(event.kind != "ERROR", "{}", event.object.message.unwrap_or_default());
-                lock(&noted).note(event, Instant::now(), now());
+            if let Err(error) = follow(client, version, &noted).await {
+                lock(&noted).failure = Some(format!("{error:#}"));
             }
-            bail!("the API server ended it")
         });
         Ok(Self { seen, task })
     }
 
     /// When the last of `count` bindings became ready; `None`: not all are.
     pub(super) fn all_ready(&self, count: u32) -> anyhow::Result<Option<Instant>> {
-        self.goes_on()?;
-        let seen = lock(&self.seen);
+        let seen = self.seen()?;
         Ok(seen.last_ready.filter(|_| seen.ready >= count as usize))
     }
 
@@ -143,8 +141,7 @@ impl Observer {
 
     /// The wave, once `count` bindings have their next token.
     pub(super) fn wave(&self, count: u32) -> anyhow::Result<Option<Wave>> {
-        self.goes_on()?;
-        Ok(Some(lock(&self.seen).wave.clone()).filter(|wave| wave.refreshed >= count as usize))
+        Ok(Some(self.seen()?.wave.clone()).filter(|wave| wave.refreshed >= count as usize))
     }
 
     /// Bindings that are ready.
@@ -152,9 +149,10 @@ impl Observer {
         lock(&self.seen).ready
     }
 
-    fn goes_on(&self) -> anyhow::Result<()> {
-        ensure!(!self.task.is_finished(), "the benchmark's own watch of bindings has ended");
-        Ok(())
+    fn seen(&self) -> anyhow::Result<MutexGuard<'_, Seen>> {
+        let seen = lock(&self.seen);
+        ensure!(seen.failure.is_none(), "the benchmark's own watch of bindings: {:?}", seen.failure);
+        Ok(seen)
     }
 }
 
@@ -188,6 +186,21 @@ impl Seen {
             binding.expires = status.expiration_time;
         }
         binding.next = status.next_refresh_time;
+    }
+}
+
+/// Notes what happens after `version`. The API server ends a watch that it finds slow: it goes on from what was seen last.
+async fn follow(client: Client, mut version: String, seen: &Mutex<Seen>) -> anyhow::Result<()> {
+    loop {
+        let watch =
+            format!("watch=true&resourceVersion={version}&allowWatchBookmarks=true&timeoutSeconds=7200");
+        let mut lines = client.request_stream(get(&watch)?).await?.lines();
+        while let Ok(Some(line)) = lines.try_next().await {
+            let event: Event = serde_json::from_str(&line)?;
+            ensure!(event.kind != "ERROR", "{}", event.object.message.unwrap_or_default());
+            version.clone_from(&event.object.metadata.resource_version);
+            lock(seen).note(event, Instant::now(), now());
+        }
     }
 }
 
