@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{StatusCode, header};
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::identity_platform;
 use super::refusal::refuse;
@@ -76,6 +77,8 @@ impl Endpoint {
 pub enum Fault {
     /// The right answer, this much later.
     Latency(Duration),
+    /// The right answer, once this fault is switched off or another one takes its place.
+    Held,
     /// 429, with `Retry-After` in seconds if given.
     TooManyRequests {
         /// The header's value.
@@ -215,7 +218,11 @@ impl Fault {
 
 /// The faults that are on.
 #[derive(Default)]
-pub(super) struct Faults(Mutex<HashMap<Endpoint, Active>>);
+pub(super) struct Faults {
+    active: Mutex<HashMap<Endpoint, Active>>,
+    /// Told of each change.
+    changed: Notify,
+}
 
 struct Active {
     fault: Fault,
@@ -225,22 +232,37 @@ struct Active {
 impl Faults {
     /// Switches a fault on, for so many requests or (`None`) until it is cleared, in place of any other there.
     pub(super) fn set(&self, endpoint: Endpoint, fault: Fault, times: Option<u64>) {
-        lock(&self.0).insert(endpoint, Active { fault, left: times });
+        lock(&self.active).insert(endpoint, Active { fault, left: times });
+        self.changed.notify_waiters();
     }
 
     /// Switches one endpoint's fault off.
     pub(super) fn clear(&self, endpoint: Endpoint) {
-        lock(&self.0).remove(&endpoint);
+        lock(&self.active).remove(&endpoint);
+        self.changed.notify_waiters();
     }
 
     /// Switches every fault off.
     pub(super) fn clear_all(&self) {
-        lock(&self.0).clear();
+        lock(&self.active).clear();
+        self.changed.notify_waiters();
+    }
+
+    /// Returns when [`Fault::Held`] is no longer on.
+    pub(super) async fn released(&self, endpoint: Endpoint) {
+        loop {
+            let changed = self.changed.notified();
+            let held = |active: &Active| active.fault == Fault::Held;
+            if !lock(&self.active).get(&endpoint).is_some_and(held) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// The fault that the next request has, counted down.
     pub(super) fn take(&self, endpoint: Endpoint) -> Option<Fault> {
-        let mut faults = lock(&self.0);
+        let mut faults = lock(&self.active);
         let active = faults.get_mut(&endpoint)?;
         match &mut active.left {
             None => Some(active.fault.clone()),
@@ -280,6 +302,24 @@ mod tests {
         let taken: Vec<_> = (0..3).map(|_| faults.take(Endpoint::Sts)).collect();
         assert_eq!(taken, [Some(Fault::Unavailable), Some(Fault::Unavailable), None]);
         assert_eq!(faults.take(Endpoint::Jwks), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_held_goes_on_when_the_fault_is_switched_off_or_another_takes_its_place() {
+        let faults = Faults::default();
+        faults.released(Endpoint::Sts).await;
+        for end in [
+            |faults: &Faults| faults.clear(Endpoint::Sts),
+            |faults: &Faults| faults.clear_all(),
+            |faults: &Faults| faults.set(Endpoint::Sts, Fault::NotFound, None),
+        ] {
+            faults.set(Endpoint::Sts, Fault::Held, None);
+            faults.set(Endpoint::Jwks, Fault::NotFound, None);
+            let mut released = std::pin::pin!(faults.released(Endpoint::Sts));
+            assert!(futures::poll!(&mut released).is_pending());
+            end(&faults);
+            released.await;
+        }
     }
 
     #[test]

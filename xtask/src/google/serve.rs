@@ -174,6 +174,7 @@ async fn answer(sim: &Simulator, api: Api, request: Request<Incoming>) -> anyhow
     match &fault {
         Some(Fault::DropConnection) => anyhow::bail!("dropped, as asked"),
         Some(Fault::Latency(time)) => tokio::time::sleep(*time).await,
+        Some(Fault::Held) => sim.faults.released(call.endpoint).await,
         _ => {}
     }
     let refused = fault.as_ref().and_then(|fault| fault.reply(sim, &call));
