@@ -51,6 +51,12 @@ impl Availability {
         self.led[from..].fill(false);
     }
 
+    /// Whether `cause` is in the way in that second.
+    #[must_use]
+    pub fn is_lacking(&self, cause: Cause, second: u64) -> bool {
+        self.causes.get(index(second)).is_some_and(|causes| causes & cause as u8 != 0)
+    }
+
     /// Whether a token can be had in that second.
     #[must_use]
     pub fn at(&self, second: u64) -> bool {
@@ -108,6 +114,8 @@ mod tests {
             (15, true, false)
         );
         availability.lacks(Cause::Api, 90, 1000);
+        let google = [39, 40, 49, 50].map(|second| availability.is_lacking(Cause::Google, second));
+        assert_eq!(google, [false, true, true, false]);
     }
 
     #[test]

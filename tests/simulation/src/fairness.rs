@@ -16,7 +16,7 @@ pub fn twin(plan: &Plan) -> Plan {
 pub fn compare(world: &World, twin: &World) {
     let (with, without) = (worst_wait(world, twin.until, world), worst_wait(twin, twin.until, world));
     if with > 2 * without + PAUSE {
-        world.ledger().broken(Rule::Fair, || {
+        world.ledger().broken_by_all(Rule::Fair, || {
             format!(
                 "beside a tenant that fails, a binding of another one waited {with} s for its first token in which it could be had; \
                  without it, {without} s"

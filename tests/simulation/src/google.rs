@@ -184,7 +184,7 @@ impl Google {
 
     fn mint(&self, email: &str, audience: &str) -> String {
         let now = clock::now().as_second();
-        self.world.ledger().minted();
+        self.world.ledger().minted(clock::second());
         let is_other = self.world.defect == Some(Defect::OtherAudience);
         let audience = if is_other { "https://other.example.com" } else { audience };
         self.key.sign(&json!({

@@ -42,15 +42,17 @@ pub enum Rule {
     Older,
     /// A tenant that fails costs the others nothing.
     Fair,
+    /// Google makes hardly more tokens than are needed.
+    Mints,
+    /// The API server gets hardly more writes than are needed.
+    Writes,
+    /// Nobody is asked for too much at once.
+    Rate,
     /// The controller runs, and asks nothing that the models don't know.
     Run,
 }
 
 impl Rule {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Late, Self::Fence, Self::Foreign, Self::Wrong, Self::Older, Self::Fair, Self::Run];
-
     /// Its name in a report.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -61,6 +63,9 @@ impl Rule {
             Self::Wrong => "wrong",
             Self::Older => "older",
             Self::Fair => "fair",
+            Self::Mints => "mints",
+            Self::Writes => "writes",
+            Self::Rate => "rate",
             Self::Run => "run",
         }
     }
@@ -71,12 +76,16 @@ impl Rule {
 pub struct Counts {
     /// Tokens that Google signed.
     pub mints: u64,
+    /// Those of them that nobody can use, since the machines' clock is far behind.
+    pub unusable: u64,
     /// Secrets that were written.
     pub secret_writes: u64,
     /// Statuses of bindings that were written.
     pub status_writes: u64,
     /// Events that were sent.
     pub events: u64,
+    /// The most writes of one replica that were under way at the API server at once.
+    pub writes_at_once: u64,
     /// Requests that Google refused since there were too many.
     pub over_quota: u64,
     /// Tokens that expired, or bindings that waited long for their first one, when none could be had.
@@ -151,11 +160,19 @@ impl Ledger {
         }
     }
 
-    /// Notes that `rule` is broken.
+    /// Notes that `rule` is broken now.
     pub fn broken(&mut self, rule: Rule, how: impl FnOnce() -> String) {
         let at = clock::now();
-        let entry = self.failures.entry(rule).or_insert_with(|| (0, format!("{at}: {}", how())));
-        entry.0 += 1;
+        self.note(rule, || format!("{at}: {}", how()));
+    }
+
+    /// Notes that the run as a whole has broken `rule`, once it is over.
+    pub fn broken_by_all(&mut self, rule: Rule, how: impl FnOnce() -> String) {
+        self.note(rule, || format!("in all: {}", how()));
+    }
+
+    fn note(&mut self, rule: Rule, first: impl FnOnce() -> String) {
+        self.failures.entry(rule).or_insert_with(|| (0, first())).0 += 1;
     }
 
     /// Notes that the run itself went wrong.
@@ -185,8 +202,14 @@ impl Ledger {
     }
 
     /// Google signed a token.
-    pub fn minted(&mut self) {
+    pub fn minted(&mut self, second: u64) {
         self.counts.mints += 1;
+        self.counts.unusable += u64::from(self.availability.is_lacking(Cause::Clock, second));
+    }
+
+    /// A replica has so many writes under way.
+    pub fn writing(&mut self, at_once: u64) {
+        self.counts.writes_at_once = self.counts.writes_at_once.max(at_once);
     }
 
     /// Google refused somebody since there were too many.

@@ -12,6 +12,7 @@
 pub mod api_server;
 pub mod availability;
 pub mod clock;
+pub mod costs;
 pub mod fairness;
 pub mod faults;
 pub mod google;

@@ -9,7 +9,8 @@ use crate::world::Plan;
 ///
 /// It is the product's own code that runs, all of it; what is modelled is what it talks to. Fails where a token expired, or was not
 /// there, though one could have been had; where somebody wrote who was not the leader; where a foreign Secret was touched, a
-/// Secret got the wrong or an older token, or one tenant's failures held up the others. docs/simulation.md says it precisely.
+/// Secret got the wrong or an older token, one tenant's failures held up the others, or far more tokens, writes or requests at once were
+/// asked for than are needed. docs/simulation.md says it precisely.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo xtask simulate", bin_name = "cargo xtask simulate", version = None)]
 #[command(after_help = "Examples:

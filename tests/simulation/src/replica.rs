@@ -1,6 +1,7 @@
 //! A replica of the operator: the product's controller as it is, with its ways to the models in place of sockets.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use anyhow::Context as _;
 use http::Uri;
@@ -46,13 +47,16 @@ pub struct Link {
     /// As in the Lease.
     pub identity: Arc<str>,
     network: watch::Sender<Network>,
+    /// Its writes that are under way at the API server.
+    pub(crate) writes: Arc<AtomicU64>,
 }
 
 impl Link {
     /// A network that is fine.
     #[must_use]
     pub fn new(identity: &str) -> Self {
-        Self { identity: identity.into(), network: watch::Sender::new(Network::Up) }
+        let (network, writes) = (watch::Sender::new(Network::Up), Arc::default());
+        Self { identity: identity.into(), network, writes }
     }
 
     /// Changes the network.

@@ -5,9 +5,9 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use crate::google::LIFE;
+use crate::costs::{self, Costs, Figure};
 use crate::ledger::{Account, Rule};
-use crate::population::{Binding, Identity};
+use crate::population::Binding;
 use crate::world::{Plan, World};
 
 /// The report.
@@ -28,12 +28,16 @@ pub struct Report {
     pub unavoidable: u64,
     /// The least that a token of a healthy binding had left when it was replaced, in seconds; negative: it had expired.
     pub worst_remaining_seconds: Option<i64>,
-    /// Tokens that Google signed.
+    /// Tokens that Google signed, but for the next ones.
     pub mints: Figure,
+    /// Those that nobody could use, since the machines' clock was far behind.
+    pub unusable_mints: u64,
     /// Writes of Secrets.
     pub secret_writes: Figure,
     /// Writes of bindings' statuses.
     pub status_writes: Figure,
+    /// The most writes of one replica that were under way at once.
+    pub writes_at_once: u64,
     /// Events that were sent.
     pub events: u64,
     /// 429 by Google.
@@ -61,15 +65,6 @@ pub struct Broken {
     pub times: u64,
     /// The first time, in words.
     pub first: String,
-}
-
-/// A number, and the least that it could be.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Figure {
-    /// The number.
-    pub number: u64,
-    /// The least.
-    pub minimum: u64,
 }
 
 /// Requests of one kind.
@@ -102,15 +97,8 @@ impl Report {
     #[allow(clippy::cast_precision_loss)] // hours
     pub fn of(plan: &Plan, world: &World, took: std::time::Duration) -> Self {
         let ledger = world.ledger();
-        let healthy: Vec<(&Binding, &Account)> = world
-            .population
-            .bindings
-            .iter()
-            .zip(&ledger.bindings)
-            .filter(|(binding, account)| world.population.is_healthy(binding) && account.created.is_some())
-            .collect();
-        let least = |(binding, account): &(&Binding, &Account)| tokens(binding, account, world.until);
-        let each: u64 = healthy.iter().map(least).sum();
+        let healthy: Vec<(&Binding, &Account)> = costs::healthy(world, &ledger).collect();
+        let Costs { mints, secret_writes, status_writes } = Costs::of(world, &ledger);
         let (google, api_server) = ledger.rates();
         let requests =
             |rate: &crate::ledger::Rate| Requests { total: rate.total(), peak_per_second: rate.peak() };
@@ -127,9 +115,11 @@ impl Report {
             broken: broken(&ledger.failures),
             unavoidable: ledger.counts.unavoidable,
             worst_remaining_seconds: healthy.iter().filter_map(|(_, account)| account.least_left).min(),
-            mints: Figure { number: ledger.counts.mints, minimum: least_mints(&healthy, world.until) },
-            secret_writes: Figure { number: ledger.counts.secret_writes, minimum: each },
-            status_writes: Figure { number: ledger.counts.status_writes, minimum: each },
+            mints,
+            unusable_mints: ledger.counts.unusable,
+            secret_writes,
+            status_writes,
+            writes_at_once: ledger.counts.writes_at_once,
             events: ledger.counts.events,
             over_quota: ledger.counts.over_quota,
             google: requests(google),
@@ -186,36 +176,6 @@ fn denial(world: &World) -> Option<String> {
     world.schedule.denial.map(|denial| format!("all day one tenant {denial:?}"))
 }
 
-/// The least number of tokens by which a binding always has one: its time by the part of a token's life after which it wants another.
-fn tokens(binding: &Binding, account: &Account, end: u64) -> u64 {
-    let life = LIFE.unsigned_abs();
-    let due = life * binding.refresh_percent / 100;
-    let every = match binding.identity {
-        Identity::Account(_) => due,
-        // Before that the metadata server has no other one.
-        Identity::Operator => due.max(life - 300),
-    };
-    (end - account.created.unwrap_or(end)).div_ceil(every)
-}
-
-/// The same of all bindings where those of one tenant share what they want alike.
-fn least_mints(healthy: &[(&Binding, &Account)], end: u64) -> u64 {
-    let mut groups: HashMap<(usize, &str, &str), u64> = HashMap::new();
-    for (binding, account) in healthy {
-        let least = groups.entry((binding.tenant, binding.email(), &binding.audience)).or_default();
-        *least = (*least).max(tokens(binding, account, end));
-    }
-    groups.values().sum()
-}
-
-impl fmt::Display for Figure {
-    #[allow(clippy::cast_precision_loss)] // a ratio
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ratio = self.number as f64 / self.minimum.max(1) as f64;
-        write!(f, "{} ({ratio:.2} times the least possible, {})", self.number, self.minimum)
-    }
-}
-
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { median_seconds, worst_seconds, none, .. } = self;
@@ -234,6 +194,7 @@ impl fmt::Display for Report {
         writeln!(f, "  least left of a token      {worst}")?;
         writeln!(f, "  without one, unavoidably   {}", self.unavoidable)?;
         writeln!(f, "  mints                      {}", self.mints)?;
+        writeln!(f, "    while the clock is wrong {}", self.unusable_mints)?;
         writeln!(f, "  writes of Secrets          {}", self.secret_writes)?;
         writeln!(f, "  writes of statuses         {}", self.status_writes)?;
         writeln!(f, "  events                     {}", self.events)?;
@@ -244,7 +205,11 @@ impl fmt::Display for Report {
             "  requests to Google         {total}, at most {peak_per_second} a second; 429: {refused}"
         )?;
         let Requests { total, peak_per_second } = self.api_server;
-        writeln!(f, "  requests to the API server {total}, at most {peak_per_second} a second")?;
+        let writes = self.writes_at_once;
+        writeln!(
+            f,
+            "  requests to the API server {total}, at most {peak_per_second} a second; writes at once: {writes}"
+        )?;
         writeln!(f, "  wait for the first token   {}", self.first_token)?;
         writeln!(f, "    of the slowest tenant    {}", self.slowest_tenant)
     }

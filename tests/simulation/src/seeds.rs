@@ -10,10 +10,10 @@ use anyhow::{Context as _, anyhow};
 use tokio::time::Instant;
 use xtask::google::SigningKey;
 
-use crate::fairness;
 use crate::report::Report;
 use crate::run::run;
 use crate::world::Plan;
+use crate::{costs, fairness};
 
 /// Runs all `plans`, and tells failures as they come; the reports are in the order of the seeds.
 pub fn all(plans: Vec<Plan>) -> anyhow::Result<Vec<Report>> {
@@ -52,6 +52,7 @@ pub fn one(plan: &Plan, key: &Arc<SigningKey>, progress: &AtomicU64) -> anyhow::
         let twin = run(&fairness::twin(plan), key, &AtomicU64::new(0))?;
         fairness::compare(&world, &twin);
     }
+    costs::judge(&world);
     Ok(Report::of(plan, &world, started.elapsed()))
 }
 

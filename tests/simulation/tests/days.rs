@@ -57,7 +57,7 @@ fn who_is_not_elected_is_found_out() {
 
 #[test]
 fn tokens_that_do_not_come_are_missed() {
-    let report = day(1, &[], Some(Defect::OtherAudience));
-    assert_eq!(broken(&report), ["late"], "{report}");
+    let report = day(6, &[], Some(Defect::OtherAudience));
+    assert_eq!(broken(&report), ["late", "mints"], "{report}");
     assert_eq!(report.secret_writes.number, 0);
 }

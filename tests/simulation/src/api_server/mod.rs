@@ -6,6 +6,7 @@ mod request;
 mod store;
 mod watch;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -148,12 +149,21 @@ impl ApiServer {
         let leader = self.leader();
         let is_write = ask.is_write();
         let work = self.clone().carry_out(link.clone(), ask, leader, metadata_only);
-        let answer = if is_write { tokio::spawn(work).await? } else { work.await };
+        let answer =
+            if is_write { tokio::spawn(self.clone().written(link.clone(), work)).await? } else { work.await };
         link.pass().await?;
         if self.down().is_some() {
             return Err(Broken.into());
         }
         Ok(answer)
+    }
+
+    /// Counts a write while it is under way.
+    async fn written<T>(self: Arc<Self>, link: Link, work: impl Future<Output = T>) -> T {
+        self.world.ledger().writing(link.writes.fetch_add(1, Ordering::Relaxed) + 1);
+        let answer = work.await;
+        link.writes.fetch_sub(1, Ordering::Relaxed);
+        answer
     }
 
     /// As it was when it was sent, so is who was the leader then.
