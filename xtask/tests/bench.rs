@@ -17,7 +17,7 @@ fn the_benchmark_measures_three_servers_and_judges_the_targets() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["optimized"], false);
-    assert_eq!(report["body_bytes"], 4096);
+    assert_eq!((&report["body_bytes"], &report["protocol"]), (&json!(4096), &json!("http1")));
     let servers = report["servers"].as_array().unwrap();
     let names: Vec<_> = servers.iter().map(|server| json!([server["name"], server["bindings"]])).collect();
     assert_eq!(names, [json!(["floor", null]), json!(["webhook", 10]), json!(["webhook", 100])]);

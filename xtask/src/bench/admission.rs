@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::load::{Load, Questions, Round, Server};
+use super::load::{Load, Protocol, Questions, Round, Server};
 use super::population::Population;
 use super::report::{self, Measured, Report};
 use super::template::{SIZE, Template};
@@ -16,11 +16,12 @@ use super::{build, floor, subject};
 ///
 /// Three servers, each a process of its own, built as they are released: the webhook in front of a real API server with 10,000
 /// bindings, the same with 10, and the floor: axum, hyper and rustls, which read the body and echo its uid. A closed loop of 1, 8
-/// and 32 clients sends each of them AdmissionReviews of 4 KB over TLS and HTTP/1.1, in short rounds that take turns.
+/// and 32 clients sends each of them AdmissionReviews of 4 KB over TLS, in short rounds that take turns.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cargo xtask bench admission                 the table, after some minutes
   cargo xtask bench admission --json          the same for programs; progress goes to standard error
+  cargo xtask bench admission --protocol http2
   cargo xtask bench admission --assert        fail where a target is missed; on a quiet machine only
   cargo xtask bench admission --quick         does it work at all? Builds for development, so the figures mean nothing
 
@@ -45,6 +46,9 @@ pub(super) struct AdmissionArgs {
     /// Length of a round, in milliseconds
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
     round: u64,
+    /// What the clients speak
+    #[arg(long, value_enum, default_value_t = Protocol::Http1)]
+    protocol: Protocol,
     /// Measure this idtoken-operator instead of building one
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -93,6 +97,7 @@ async fn measure(args: &AdmissionArgs, program: PathBuf) -> anyhow::Result<Repor
         optimized: !args.quick,
         rounds: args.rounds,
         seconds_per_round: Duration::from_millis(args.round).as_secs_f64(),
+        protocol: args.protocol,
         body_bytes: SIZE,
         servers,
         targets: report::targets(&CLIENTS, &floor, &few, &many),
@@ -112,7 +117,7 @@ fn compete(args: &AdmissionArgs, contestants: &[Contestant<'_>; 3]) -> anyhow::R
     for clients in CLIENTS {
         eprintln!("{} rounds with {clients} client(s) …", args.rounds);
         let time = Duration::from_millis(args.round);
-        let load = Load { clients, time };
+        let load = Load { clients, time, protocol: args.protocol };
         let mut of_load: [Vec<Round>; 3] = Default::default();
         for turn in 0..args.rounds as usize {
             for index in (0..contestants.len()).map(|index| (index + turn) % contestants.len()) {

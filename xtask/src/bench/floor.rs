@@ -51,7 +51,7 @@ pub(super) async fn run(args: FloorArgs) -> anyhow::Result<()> {
         vec![CertificateDer::from_pem_file(args.certificate)?],
         PrivateKeyDer::from_pem_file(args.key)?,
     )?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let app = Router::new().route("/mutate", post(echo));
     let listener = TcpListener::bind(args.addr).await?;
@@ -64,8 +64,9 @@ pub(super) async fn run(args: FloorArgs) -> anyhow::Result<()> {
 async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, app: Router) -> anyhow::Result<()> {
     tcp.set_nodelay(true)?;
     let tls = acceptor.accept(tcp).await?;
-    let served = auto::Builder::new(TokioExecutor::new())
-        .http1_only()
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let served = if is_http2 { builder.http2_only() } else { builder.http1_only() }
         .serve_connection(TokioIo::new(tls), TowerToHyperService::new(app))
         .await;
     served.map_err(anyhow::Error::from_boxed)
@@ -125,7 +126,7 @@ const START: Duration = Duration::from_secs(10);
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::load::{Load, Questions};
+    use super::super::load::{Load, Protocol, Questions};
     use super::super::population::Population;
     use super::super::template::Template;
     use super::*;
@@ -142,14 +143,16 @@ mod tests {
             let process = Program::new("sleep").args(["60"]).spawn(&directory.path().join("log")).unwrap();
             (floor, Server::new(addr, &authority, process).unwrap())
         });
-        let load = Load { clients: 2, time: Duration::from_millis(1) };
-        let round = |patched| {
+        let round = |patched, protocol| {
+            let load = Load { clients: 2, time: Duration::from_millis(1), protocol };
             let questions =
                 Questions { template: Template::new().unwrap(), population: Population(1), patched };
             server.round(&questions, load)
         };
-        assert!(round(false).unwrap().latencies.len() >= 2);
-        assert_eq!(round(true).unwrap_err().root_cause().to_string(), "it has no patch");
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            assert!(round(false, protocol).unwrap().latencies.len() >= 2);
+            assert_eq!(round(true, protocol).unwrap_err().root_cause().to_string(), "it has no patch");
+        }
         assert!(!floor.is_finished());
     }
 }

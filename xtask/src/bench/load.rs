@@ -1,7 +1,7 @@
 //! The clients: a closed loop, in which each sends its next request when it has the answer to the last one.
 //!
 //! Each has a connection of its own over HTTP/1.1, as each request of an API server that is under way (k8s.io/apiserver,
-//! `pkg/util/webhook/client.go`). All run on one thread: a client that costs little leaves the processors to the server.
+//! `pkg/util/webhook/client.go`); or they share one of HTTP/2, as Go's client does where a webhook is registered by URL. All run on one thread: a client that costs little leaves the processors to the server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,19 +10,22 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
-use futures::future::try_join_all;
-use http::{Request, StatusCode};
+use bytes::{Bytes, BytesMut};
+use clap::ValueEnum;
+use futures::future::{poll_fn, try_join_all};
+use h2::client as http2;
+use http::{Request, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::population::Population;
 use super::template::{Template, uid};
@@ -32,7 +35,7 @@ use crate::process::Process;
 /// A server under load.
 pub(super) struct Server {
     addr: SocketAddr,
-    tls: Arc<ClientConfig>,
+    tls: ClientConfig,
     process: Process,
 }
 
@@ -51,6 +54,17 @@ pub(super) struct Questions {
 pub(super) struct Load {
     pub(super) clients: u32,
     pub(super) time: Duration,
+    pub(super) protocol: Protocol,
+}
+
+/// What clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Protocol {
+    /// HTTP/1.1 over a connection for each client, as an API server asks the webhook of a Service
+    Http1,
+    /// HTTP/2 over one connection for all of them, as it asks a webhook that is registered by URL
+    Http2,
 }
 
 /// What was seen in a round.
@@ -68,9 +82,8 @@ impl Server {
     pub(super) fn new(addr: SocketAddr, authority: &str, process: Process) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
-        let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { addr, tls: Arc::new(config), process })
+        let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Ok(Self { addr, tls, process })
     }
 
     /// What its process has used.
@@ -87,7 +100,7 @@ impl Server {
     pub(super) fn round(&self, questions: &Questions, load: Load) -> anyhow::Result<Round> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let mut connections = try_join_all((0..load.clients).map(|_| self.connect())).await?;
+            let mut connections = self.connect(load).await?;
             let length = questions.check(&mut connections[0]).await?;
             let clients = connections.into_iter().zip(FIRST..);
             let client =
@@ -103,22 +116,37 @@ impl Server {
         })
     }
 
-    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+    /// A way to ask for each client.
+    async fn connect(&self, load: Load) -> anyhow::Result<Vec<Connection>> {
+        if load.protocol == Protocol::Http1 {
+            return try_join_all((0..load.clients).map(|_| self.http1())).await;
+        }
+        let (requests, connection) = http2::handshake(self.tls(b"h2").await?).await?;
+        tokio::spawn(connection);
+        Ok((0..load.clients).map(|_| Connection::Http2(requests.clone())).collect())
+    }
+
+    async fn http1(&self) -> anyhow::Result<Connection> {
+        let (requests, connection) = http1::handshake(TokioIo::new(self.tls(b"http/1.1").await?)).await?;
+        tokio::spawn(connection);
+        Ok(Connection::Http1(requests))
+    }
+
+    async fn tls(&self, protocol: &[u8]) -> anyhow::Result<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(self.addr).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::from(self.addr.ip());
-        let tls = TlsConnector::from(self.tls.clone()).connect(name, tcp).await?;
-        let (requests, connection) = http1::handshake(TokioIo::new(tls)).await?;
-        tokio::spawn(connection);
-        Ok(requests)
+        let mut config = self.tls.clone();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(TlsConnector::from(Arc::new(config)).connect(name, tcp).await?)
     }
 }
 
 impl Questions {
     /// Asks once and reads the answer closely; its length, which all have.
-    async fn check(&self, connection: &mut SendRequest<Full<Bytes>>) -> anyhow::Result<usize> {
+    async fn check(&self, connection: &mut Connection) -> anyhow::Result<usize> {
         let (_, binding) = self.population.of(0);
-        let answer = ask(connection, self.body(0)).await?;
+        let answer = connection.ask(self.body(0)).await?;
         self.examine(&answer, &binding).with_context(|| {
             format!("not the answer that it should be: {}", String::from_utf8_lossy(&answer))
         })?;
@@ -144,8 +172,14 @@ impl Questions {
     }
 }
 
+/// What a client asks through.
+enum Connection {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Bytes>),
+}
+
 struct Client<'a> {
-    connection: SendRequest<Full<Bytes>>,
+    connection: Connection,
     questions: &'a Questions,
     length: usize,
     next: u32,
@@ -160,7 +194,7 @@ impl Client<'_> {
             let body = self.questions.body(self.next);
             self.next += self.step;
             let start = Instant::now();
-            let answer = ask(&mut self.connection, body).await?;
+            let answer = self.connection.ask(body).await?;
             let now = Instant::now();
             ensure!(answer.len() == self.length, "an odd answer: {}", String::from_utf8_lossy(&answer));
             latencies.push(u32::try_from((now - start).as_nanos()).unwrap_or(u32::MAX));
@@ -171,18 +205,36 @@ impl Client<'_> {
     }
 }
 
-async fn ask(connection: &mut SendRequest<Full<Bytes>>, body: Bytes) -> anyhow::Result<Bytes> {
-    let request = Request::post("/mutate")
-        .header("host", "127.0.0.1")
-        .header("content-type", "application/json")
-        .body(Full::new(body))?;
-    connection.ready().await?;
-    let (head, body) = connection.send_request(request).await?.into_parts();
-    let answer = body.collect().await?.to_bytes();
-    ensure!(head.status == StatusCode::OK, "{}: {}", head.status, String::from_utf8_lossy(&answer));
-    Ok(answer)
+impl Connection {
+    async fn ask(&mut self, body: Bytes) -> anyhow::Result<Bytes> {
+        let (head, answer) = match self {
+            Self::Http1(connection) => {
+                let request = Request::post("/mutate").header("host", "127.0.0.1");
+                connection.ready().await?;
+                let request = request.header(CONTENT_TYPE, JSON).body(Full::new(body))?;
+                let (head, body) = connection.send_request(request).await?.into_parts();
+                (head, body.collect().await?.to_bytes())
+            }
+            Self::Http2(connection) => {
+                let request = Request::post("https://127.0.0.1/mutate").header(CONTENT_TYPE, JSON).body(())?;
+                poll_fn(|context| connection.poll_ready(context)).await?;
+                let (response, mut stream) = connection.send_request(request, false)?;
+                stream.send_data(body, true)?;
+                let (head, mut body) = response.await?.into_parts();
+                let mut answer = BytesMut::new();
+                while let Some(chunk) = body.data().await.transpose()? {
+                    body.flow_control().release_capacity(chunk.len())?;
+                    answer.extend_from_slice(&chunk);
+                }
+                (head, answer.freeze())
+            }
+        };
+        ensure!(head.status == StatusCode::OK, "{}: {}", head.status, String::from_utf8_lossy(&answer));
+        Ok(answer)
+    }
 }
 
+const JSON: &str = "application/json";
 /// The serials of the first question; those before it are for checks.
 const FIRST: u32 = 1;
 const WARM_UP: Duration = Duration::from_millis(200);

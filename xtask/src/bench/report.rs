@@ -6,7 +6,7 @@ use anyhow::ensure;
 use serde::Serialize;
 
 use super::figures::{self, Ratio};
-use super::load::Round;
+use super::load::{Protocol, Round};
 use super::usage::Usage;
 
 /// Everything that was measured.
@@ -18,6 +18,7 @@ pub(super) struct Report {
     pub(super) optimized: bool,
     pub(super) rounds: u32,
     pub(super) seconds_per_round: f64,
+    pub(super) protocol: Protocol,
     pub(super) body_bytes: usize,
     pub(super) servers: Vec<ServerReport>,
     pub(super) targets: Vec<Target>,
