@@ -28,12 +28,17 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     .await?
 }
 
-/// So many short days, each with faults of its own.
+/// So many short days, each with faults of its own; and some of fleets that are larger than what the controller does at once, where it
+/// matters who comes first.
 pub fn days(count: u32) -> anyhow::Result<()> {
     build()?;
-    let options = format!("--seeds {count} --bindings 60 --hours 6");
-    let status = simulation(&options.split(' ').map(OsString::from).collect::<Vec<_>>())?;
-    ensure!(status.success(), "cargo xtask simulate {options} failed ({status}; see above)");
+    for options in [
+        format!("--seeds {count} --bindings 60 --hours 6"),
+        format!("--seeds {} --bindings 2000 --hours 2", count.div_ceil(25)),
+    ] {
+        let status = simulation(&options.split(' ').map(OsString::from).collect::<Vec<_>>())?;
+        ensure!(status.success(), "cargo xtask simulate {options} failed ({status}; see above)");
+    }
     Ok(())
 }
 

@@ -57,6 +57,12 @@ impl Availability {
         self.causes.get(index(second)).is_some_and(|causes| causes & cause as u8 != 0)
     }
 
+    /// In how many seconds `cause` is in the way.
+    #[must_use]
+    pub fn seconds_of(&self, cause: Cause) -> u64 {
+        self.causes.iter().fold(0, |seconds, causes| seconds + u64::from(causes & cause as u8 != 0))
+    }
+
     /// Whether a token can be had in that second.
     #[must_use]
     pub fn at(&self, second: u64) -> bool {
@@ -116,6 +122,10 @@ mod tests {
         availability.lacks(Cause::Api, 90, 1000);
         let google = [39, 40, 49, 50].map(|second| availability.is_lacking(Cause::Google, second));
         assert_eq!(google, [false, true, true, false]);
+        assert_eq!(
+            [Cause::Google, Cause::Quota, Cause::Clock].map(|cause| availability.seconds_of(cause)),
+            [10, 10, 0]
+        );
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Ledger {
 pub enum Rule {
     /// No token expires, and no binding waits for its first one, where one could have been had.
     Late,
+    /// A token that could be replaced in time is not kept until its last minutes.
+    Left,
     /// Who does not hold the Lease writes nothing.
     Fence,
     /// What is not the operator's stays as it is, and what is granted stays.
@@ -58,6 +60,7 @@ impl Rule {
     pub fn name(self) -> &'static str {
         match self {
             Self::Late => "late",
+            Self::Left => "left",
             Self::Fence => "fence",
             Self::Foreign => "foreign",
             Self::Wrong => "wrong",
@@ -292,26 +295,39 @@ impl Ledger {
     /// Whether the token that a binding has, or lacks, should have been another one before the second `now`.
     pub fn judge(&mut self, binding: &Binding, position: usize, now: u64) {
         let Account { created: Some(created), expires, .. } = self.bindings[position] else { return };
-        let (from, ended) = match expires {
-            0 => (created, created + TOGETHER),
-            expires => (created.max(expires - lead(binding)), expires),
-        };
-        if now <= ended {
+        if expires == 0 {
+            if now > created + TOGETHER && self.was_possible(created, now) {
+                let waited = format!("waited for its first token for {} s", now - created);
+                self.late(Rule::Late, binding, &waited, self.availability.longest(created, now));
+            }
             return;
         }
-        let available = self.availability.longest(from, now);
-        if available < TOGETHER {
-            self.counts.unavoidable += 1;
-            return;
+        let due = created.max(expires - lead(binding));
+        if now > expires {
+            if self.was_possible(due, now) {
+                let had = format!("had an expired token for {} s", now - expires);
+                self.late(Rule::Late, binding, &had, self.availability.longest(due, now));
+            }
+        } else if expires - now < LAST {
+            let available = self.availability.longest(due, now);
+            if available >= LAST {
+                let kept = format!("kept a token until {} s before its end", expires - now);
+                self.late(Rule::Left, binding, &kept, available);
+            }
         }
-        let lacked = if expires == 0 { "waited for its first token" } else { "had an expired token" };
-        self.broken(Rule::Late, || {
-            format!(
-                "{}/{} {lacked} for {} s, though one could be had for {available} s together",
-                binding.namespace(),
-                binding.name,
-                now - if expires == 0 { created } else { expires },
-            )
+    }
+
+    /// Whether a token could be had for long enough. If not, that is noted.
+    fn was_possible(&mut self, from: u64, until: u64) -> bool {
+        let is_possible = self.availability.longest(from, until) >= TOGETHER;
+        self.counts.unavoidable += u64::from(!is_possible);
+        is_possible
+    }
+
+    fn late(&mut self, rule: Rule, binding: &Binding, how: &str, available: u64) {
+        let (tenant, name) = (binding.namespace(), &binding.name);
+        self.broken(rule, || {
+            format!("{tenant}/{name} {how}, though one could be had for {available} s together")
         });
     }
 
@@ -322,11 +338,12 @@ impl Ledger {
     }
 }
 
-/// How long before its end a token could be replaced, in seconds: not before it is due, and not before there is another one.
+/// How long before its end a token is due to be replaced, in seconds: as its binding says, and not before there is another one. The
+/// machines' clock may be a minute behind.
 fn lead(binding: &Binding) -> u64 {
-    let due = 3600 * (100 - binding.refresh_percent) / 100;
+    let due = 3600 * (100 - binding.refresh_percent) / 100 - 60;
     match binding.identity {
-        Identity::Account(_) => due.min(600),
+        Identity::Account(_) => due,
         // The metadata server hands out the same one until five minutes before its end.
         Identity::Operator => due.min(285),
     }
@@ -363,6 +380,9 @@ fn token(secret: &Value) -> Option<Token> {
 /// for those who wait for another's), the time-out of a request that Google left without an answer just before (30 s), and three writes
 /// that meet another version, with the pause after them.
 pub const TOGETHER: u64 = 200;
+/// Seconds before its end in which a token that was due long before is late: an outage of so long must not cost anybody his token. Also
+/// for how long together another one could be had.
+const LAST: u64 = 600;
 
 #[cfg(test)]
 mod tests;

@@ -85,7 +85,7 @@ async fn a_late_token_that_could_have_been_had_is_a_failure() {
     assert!(
         book.ledger.failures[&Rule::Late]
             .1
-            .contains("had an expired token for 1 s, though one could be had for 601 s together")
+            .contains("had an expired token for 1 s, though one could be had for 1381 s together")
     );
 }
 
@@ -95,12 +95,28 @@ async fn a_late_token_is_none_where_none_could_be_had_for_long_enough() {
         let mut book = Book::begin();
         book.led(0, 3 * 3600);
         book.token(5, 3605).await;
-        // Down, up for a while within the last ten minutes, and down again.
-        book.ledger.availability.lacks(Cause::Google, 2000, 3100);
-        book.ledger.availability.lacks(Cause::Google, 3100 + available, 4000);
+        // Down, up for a while since it is due, and down again.
+        book.ledger.availability.lacks(Cause::Google, 2000, 2400);
+        book.ledger.availability.lacks(Cause::Google, 2400 + available, 4000);
         book.token(4010, 7610).await;
         assert_eq!(book.broken().len(), broken, "{available}");
         assert_eq!(book.ledger.counts.unavoidable, u64::from(broken == 0));
+    }
+}
+
+/// It is due at 2165, a minute more is forgiven, and its last ten minutes begin at 3005.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_kept_until_its_last_minutes_is_a_failure_where_another_could_be_had() {
+    for (replaced, outage, broken) in
+        [(3005, 0..0, false), (3006, 0..0, true), (3006, 2200..2400, true), (3006, 2200..2407, false)]
+    {
+        let mut book = Book::begin();
+        book.led(0, 3 * 3600);
+        book.token(5, 3605).await;
+        book.ledger.availability.lacks(Cause::Google, outage.start, outage.end);
+        book.token(replaced, 7206).await;
+        let expected: &[(Rule, u64)] = if broken { &[(Rule::Left, 1)] } else { &[] };
+        assert_eq!(book.broken(), expected, "{replaced} {outage:?}");
     }
 }
 
