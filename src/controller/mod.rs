@@ -172,12 +172,13 @@ fn begin(
     stop: &CancellationToken,
 ) {
     tokio::spawn(health.vital("the sweep", sweep(ctx.clone(), stop.clone())));
-    let (looked_at, told, end) = (ctx.clone(), health.clone(), stop.clone());
-    let filled = fills.clone();
-    let looks = async move {
-        filled.settled().await; // until then nothing is due
-        lag::watch(looked_at, told, end).await;
-    };
+    let looks = lag::watch(
+        ctx.queue.clone(),
+        ctx.fence.clone(),
+        ctx.metrics.schedule_lag_seconds.clone(),
+        health.clone(),
+        stop.clone(),
+    );
     tokio::spawn(health.vital("the look at the schedule", looks));
     // Who sees a part only would tell too few.
     if sees_all {
