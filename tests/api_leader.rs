@@ -10,8 +10,12 @@ use common::{CALLER, OPERATOR_NAMESPACE, SOON, World, google_options, http_get, 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::Api;
 use serde_json::Value;
-use tokio::time::Instant;
-use xtask::{cluster::ClusterOptions, google::Endpoint, process::wait_for};
+use tokio::time::{Instant, sleep};
+use xtask::{
+    cluster::ClusterOptions,
+    google::{Endpoint, Fault},
+    process::wait_for,
+};
 
 const LEASE: &str = "idtoken-operator-controller";
 
@@ -60,6 +64,40 @@ async fn one_of_two_acts_and_the_other_takes_over_after_sigterm_and_after_sigkil
 
     world.stop_controller().await;
     assert_eq!(lease_spec(&world).await.holder_identity.as_deref(), Some(""), "given back");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn a_leader_that_is_asked_to_end_finishes_what_it_has_begun_before_another_leads() {
+    let mut world = electing().await;
+    start(&mut world, "pod-a").await;
+    holder(&world, "pod-a", SOON).await;
+    let second = start(&mut world, "pod-b").await;
+    world.google.set_fault(Endpoint::GenerateIdToken, Fault::Held);
+    world.bind("orders", &impersonation()).await;
+    wait_for("the mint to begin", SOON, async || {
+        anyhow::ensure!(world.google.count(Endpoint::GenerateIdToken) == 1, "not yet");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let first = world.take_controller(0);
+    let ends = tokio::spawn(async move { first.stop(Duration::from_secs(14)).await });
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(lease_spec(&world).await.holder_identity.as_deref(), Some("pod-a"), "it is not done");
+    world.google.clear_faults();
+    assert!(ends.await.unwrap().unwrap().success());
+    holder(&world, "pod-b", SOON).await;
+    let told = world.wait_condition("orders", "Ready=True/TokenFresh").await.status.unwrap();
+    let secret = world.secret_of("orders").await.metadata;
+    assert_eq!(told.secret_resource_version, secret.resource_version);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(minted(&world), 1);
+    let metrics = http_get(second, "/metrics").await.unwrap();
+    for written in ["idtoken_secret_writes_total{", "idtoken_status_writes_total{"] {
+        assert!(!metrics.contains(written), "the second had nothing to do: {metrics}");
+    }
     world.end().await;
 }
 

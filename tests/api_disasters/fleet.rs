@@ -143,11 +143,10 @@ impl Fleet {
 
     /// What must hold after every disaster.
     pub async fn assert_sound(&mut self) {
-        let mut before = BTreeMap::new();
+        // When they are due, without anybody's doing; and when somebody asks.
+        self.all_ready(&self.tokens().await).await;
+        let before = self.tokens().await;
         for (namespace, name) in &self.names {
-            if let Some(secret) = self.secret(namespace, name).await.unwrap() {
-                before.insert(name.clone(), token(&secret));
-            }
             persist(|| ask(&self.world.client, namespace, name)).await;
             self.asked.fetch_add(1, SeqCst);
         }
@@ -170,6 +169,17 @@ impl Fleet {
         drop(self.observer);
         self.collector.abort();
         self.world.end().await;
+    }
+
+    /// The token of each binding that has one.
+    async fn tokens(&self) -> BTreeMap<String, String> {
+        let mut tokens = BTreeMap::new();
+        for (namespace, name) in &self.names {
+            if let Some(secret) = self.secret(namespace, name).await.unwrap() {
+                tokens.insert(name.clone(), token(&secret));
+            }
+        }
+        tokens
     }
 
     /// Waits until each binding is Ready by a Secret of one piece, with another token than `before`.

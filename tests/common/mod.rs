@@ -276,7 +276,8 @@ impl World {
         assert!(status.success(), "SIGTERM ends the controller with exit code 0, not {status}");
     }
 
-    fn take_controller(&mut self, index: usize) -> Process {
+    /// Gives away a controller, counted from the oldest that runs.
+    pub fn take_controller(&mut self, index: usize) -> Process {
         let (process, _) = self.controllers.remove(index);
         self.old_logs.push(process.log_path().to_owned());
         self.controller_port = self.controllers.last().map_or(0, |(_, port)| *port);
