@@ -1,8 +1,10 @@
 //! The clients: a closed loop, in which each sends its next request when it has the answer to the last one.
 //!
 //! Each has a connection of its own over HTTP/1.1, as each request of an API server that is under way (k8s.io/apiserver,
-//! `pkg/util/webhook/client.go`); or they share one of HTTP/2, as Go's client does where a webhook is registered by URL. All run on one thread: a client that costs little leaves the processors to the server.
+//! `pkg/util/webhook/client.go`); or they share one of HTTP/2, as other clients do. All run on one thread: a client that costs
+//! little leaves the processors to the server.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,9 +63,9 @@ pub(super) struct Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Protocol {
-    /// HTTP/1.1 over a connection for each client, as an API server asks the webhook of a Service
+    /// HTTP/1.1 over a connection for each client, as an API server asks a webhook
     Http1,
-    /// HTTP/2 over one connection for all of them, as it asks a webhook that is registered by URL
+    /// HTTP/2 over one connection for all of them
     Http2,
 }
 
@@ -75,6 +77,15 @@ pub(super) struct Round {
     pub(super) cpu: Duration,
     /// How long each request took, in nanoseconds, in no order.
     pub(super) latencies: Vec<u32>,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        })
+    }
 }
 
 impl Server {

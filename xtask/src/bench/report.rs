@@ -139,7 +139,7 @@ pub(super) fn exactly(goal: f64, what: String, value: f64) -> Target {
 
 impl Judged for Report {
     fn table(&self) -> String {
-        let mut text = String::new();
+        let mut text = format!("Over {}\n", self.protocol);
         for server in &self.servers {
             let bindings = server.bindings.map(|count| format!(", {count} bindings")).unwrap_or_default();
             let (now, peak) = (megabytes(server.memory_bytes), megabytes(server.memory_peak_bytes));

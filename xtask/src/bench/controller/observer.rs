@@ -12,7 +12,7 @@ use kube::Client;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::clock::now;
 
@@ -151,7 +151,8 @@ impl Observer {
 
     fn seen(&self) -> anyhow::Result<MutexGuard<'_, Seen>> {
         let seen = lock(&self.seen);
-        ensure!(seen.failure.is_none(), "the benchmark's own watch of bindings: {:?}", seen.failure);
+        let failure = seen.failure.as_deref().or_else(|| self.task.is_finished().then_some("it has ended"));
+        ensure!(failure.is_none(), "the benchmark's own watch of bindings: {}", failure.unwrap_or_default());
         Ok(seen)
     }
 }
@@ -201,6 +202,7 @@ async fn follow(client: Client, mut version: String, seen: &Mutex<Seen>) -> anyh
             version.clone_from(&event.object.metadata.resource_version);
             lock(seen).note(event, Instant::now(), now());
         }
+        sleep(PAUSE).await;
     }
 }
 
@@ -217,6 +219,9 @@ fn get(query: &str) -> anyhow::Result<http::Request<Vec<u8>>> {
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Before a watch that has ended is asked for again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
