@@ -154,6 +154,22 @@ mod tests {
     }
 
     #[test]
+    fn those_who_failed_together_come_back_over_a_quarter_of_the_pause() {
+        let now = at("2026-01-01T10:00:00Z");
+        let soon = Retry::Transient { retry_after: None };
+        let (mut waits, mut spreads) = ([0; 4], [0; 4]);
+        for number in 0..400 {
+            let uid = format!("6a1c2f3e-0000-4000-8000-{number:012}");
+            let wait = retry_at(now, soon, 8, &uid).unwrap().duration_since(now).as_millis() - 120_000;
+            waits[usize::try_from(wait / 7_500).unwrap()] += 1;
+            let spread = spread(&uid, SignedDuration::from_secs(4)).as_millis();
+            spreads[usize::try_from(spread / 1_000).unwrap()] += 1;
+        }
+        assert!(waits.iter().all(|count| (75..=125).contains(count)), "{waits:?}");
+        assert!(spreads.iter().all(|count| (75..=125).contains(count)), "{spreads:?}");
+    }
+
+    #[test]
     fn retry_after_is_a_lower_bound_believed_up_to_an_hour() {
         let now = at("2026-01-01T10:00:00Z");
         let wait = |seconds| {

@@ -199,6 +199,32 @@ async fn an_identity_that_gets_no_answers_is_tried_by_one_with_back_off_and_harm
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_identity_that_gets_no_answers_is_tried_ever_more_slowly_up_to_two_and_a_half_minutes() {
+    clock::simulate(wall_clock);
+    let (mints, source) = (Mints::new(), Source::default());
+    let bindings: Vec<_> =
+        (0..20).map(|i| Binding::impersonating("shop", &i.to_string(), &format!("audience-{i}"))).collect();
+    let (began, mut tries) = (Instant::now(), Vec::new());
+    while tries.len() < 12 {
+        for binding in &bindings {
+            let (asked, at) = (source.count(), began.elapsed());
+            failed(mints.get(binding.asked(), source.fails(&unavailable())).await);
+            if source.count() > asked {
+                tries.push(at);
+            }
+        }
+        advance(Duration::from_millis(100)).await;
+    }
+    let pauses: Vec<_> = tries.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    // A try takes a second, and up to a quarter is added to each pause.
+    let least = [2_000, 3_000, 5_000, 9_000, 17_000, 33_000, 65_000, 121_000, 121_000, 121_000, 121_000];
+    for (pause, least) in pauses.iter().zip(least) {
+        let most = 1_000 + (least - 1_000) * 5 / 4 + 200;
+        assert!((least..=most).contains(pause), "{pauses:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_audience_holds_up_no_other_audience() {
     let (mints, source) = (Mints::new(), Source::default());
     let [bad, good] = ["bad", "good"].map(|audience| Binding::impersonating("shop", audience, audience));

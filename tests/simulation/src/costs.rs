@@ -196,6 +196,9 @@ mod tests {
         ledger.failures.iter().map(|(rule, (_, first))| (*rule, first.clone())).collect()
     }
 
+    /// What a run costs beside that.
+    type More = fn(&mut Ledger);
+
     /// As much as is allowed.
     fn all(ledger: &mut Ledger) {
         let counts = &mut ledger.counts;
@@ -212,7 +215,7 @@ mod tests {
     #[test]
     fn what_is_about_the_least_is_allowed_and_what_is_far_more_breaks_a_rule() {
         assert_eq!(world(6, all), []);
-        let table: [(Rule, fn(&mut Ledger), &str); 9] = [
+        let table: [(Rule, More, &str); 9] = [
             (
                 Rule::Mints,
                 |ledger| ledger.counts.mints += 1,
