@@ -124,6 +124,11 @@ async fn somebody_writes_to_the_same_objects_all_the_time() {
             storms.iter().for_each(tokio::task::JoinHandle::abort);
         })
         .await;
+    let metrics = fleet.world.metrics().await;
+    for writes in ["secret", "status"] {
+        let met = format!("idtoken_{writes}_writes_total{{result=\"failed\"}}");
+        assert!(metrics.contains(&met), "none met another version: {metrics}");
+    }
     fleet.end().await;
 }
 
