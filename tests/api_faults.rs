@@ -12,7 +12,10 @@ use common::{
 };
 use idtoken_operator::api::IdTokenBinding;
 use serde_json::Value;
-use xtask::google::{Endpoint, Fault};
+use xtask::{
+    google::{Endpoint, Fault},
+    process::wait_for,
+};
 
 /// Fault, reason, and the bounds of the wait before the first retry in seconds.
 type Row = (Fault, &'static str, (i64, i64));
@@ -101,6 +104,29 @@ async fn one_fault(world: &World, endpoint: Endpoint, spec: &Value, name: &str, 
     world.request_refresh(name).await;
     let healed = world.wait_condition(name, "Degraded=False/TokenFresh").await;
     assert!(common::conditions(&healed).contains(&"Ready=True/TokenFresh".to_owned()));
+}
+
+/// IAM changes without an event.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tier api: needs a kube-apiserver"]
+async fn what_was_denied_or_missing_is_tried_again_without_anybodys_doing() {
+    let world = World::with_controller(google_options()).await;
+    for (name, fault) in [("denied", Fault::Forbidden), ("missing", Fault::NotFound)] {
+        world.google.set_fault(Endpoint::GenerateIdToken, fault);
+        let mut spec = impersonation();
+        spec["audience"] = audience_of(name).into();
+        world.bind(name, &spec).await;
+        world.wait_condition(name, "Ready=False/SourceDenied").await;
+        world.google.clear_faults();
+        wait_for("the next try", Duration::from_secs(60), async || {
+            let conditions = common::conditions(&world.bindings().get(name).await?);
+            anyhow::ensure!(conditions.contains(&"Ready=True/TokenFresh".to_owned()), "{conditions:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+    world.end().await;
 }
 
 /// The next try is planned within `wait` seconds of the condition's change, as far as whole seconds can tell.

@@ -74,6 +74,7 @@ fn the_benchmark_of_the_controller_goes_through_its_phases_and_counts_what_other
         assert!(phase["writes"].as_u64() >= Some(40) && phase["mints"].as_u64() >= Some(2), "{phase}");
         assert!(phase["memory_peak_bytes"].as_u64() >= phase["memory_bytes"].as_u64(), "{phase}");
     }
+    assert_eq!(size["start"]["mints"], 2, "one for ten bindings that need the same token");
     assert_eq!((&size["restart"]["writes"], &size["restart"]["mints"]), (&json!(0), &json!(0)));
     assert!(size["lag"]["worst_seconds"].as_f64() >= size["lag"]["mean_seconds"].as_f64());
     let goals: Vec<_> = report["targets"].as_array().unwrap().iter().map(|target| &target["goal"]).collect();
