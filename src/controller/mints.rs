@@ -248,7 +248,9 @@ impl Mints {
         let mut until = retry_at(now, problem.retry, failures, &owner.uid).unwrap_or(Timestamp::MAX);
         if is_all {
             // What keeps all of them waiting is looked at often enough.
-            until = until.min(now.saturating_add(LONGEST).unwrap_or(Timestamp::MAX));
+            let is_told = matches!(problem.retry, Retry::Transient { retry_after: Some(_) });
+            let longest = if is_told { LONGEST_TOLD } else { LONGEST };
+            until = until.min(now.saturating_add(longest).unwrap_or(Timestamp::MAX));
         }
         // Others come before who has failed: one of them may fare better.
         let behind =
@@ -316,6 +318,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PROBE: SignedDuration = SignedDuration::from_secs(5);
 /// The longest that one failure keeps all audiences of a principal waiting.
 const LONGEST: SignedDuration = SignedDuration::from_secs(150);
+/// The same where a `Retry-After` says for how long, as it is believed of a quota.
+const LONGEST_TOLD: SignedDuration = SignedDuration::from_mins(5);
 /// Over which those who wait for one try come back.
 const SPREAD: SignedDuration = SignedDuration::from_secs(5);
 

@@ -4,6 +4,7 @@
 use serde::Deserialize;
 
 use super::{Error, http::Reply};
+use crate::clock;
 
 /// Turns a reply that is no success into an error. `mend` is what usually helps against a refusal.
 pub(super) fn from_reply(action: &str, reply: &Reply, mend: &str) -> Error {
@@ -13,7 +14,7 @@ pub(super) fn from_reply(action: &str, reply: &Reply, mend: &str) -> Error {
         Some(reason) => format!("HTTP {status} {reason}"),
         None => format!("HTTP {status}"),
     };
-    let retry_after = reply.retry_after();
+    let retry_after = reply.retry_after(clock::now());
     match status {
         429 => Error::Quota { action, detail, retry_after },
         // 408 is a slow connection, no refusal.

@@ -12,6 +12,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use jiff::{Timestamp, fmt::rfc2822};
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use zeroize::Zeroizing;
@@ -212,10 +213,13 @@ impl Request {
 }
 
 impl Reply {
-    /// `Retry-After` in seconds, where it is a number.
+    /// `Retry-After` in seconds from `now`. It is a number of them, or a date (RFC 9110, 10.2.3).
     #[must_use]
-    pub fn retry_after(&self) -> Option<u64> {
-        self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
+    pub fn retry_after(&self, now: Timestamp) -> Option<u64> {
+        let text = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+        let date =
+            || u64::try_from(rfc2822::parse(text).ok()?.timestamp().duration_since(now).as_secs()).ok();
+        text.parse().ok().or_else(date)
     }
 }
 

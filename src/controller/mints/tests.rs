@@ -225,6 +225,23 @@ async fn an_identity_that_gets_no_answers_is_tried_ever_more_slowly_up_to_two_an
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_down_and_says_for_how_long_is_believed_up_to_five_minutes() {
+    clock::simulate(wall_clock);
+    for (told, pause) in [(200, 200), (290, 290), (3000, 300)] {
+        let (mints, source) = (Mints::new(), Source::default());
+        let [first, next] =
+            ["first", "next"].map(|audience| Binding::impersonating("shop", audience, audience));
+        let problem = Problem { retry: Retry::Transient { retry_after: Some(told) }, ..unavailable() };
+        failed(mints.get(first.asked(), source.fails(&problem)).await);
+        advance(Duration::from_secs(pause - 1)).await;
+        failed(mints.get(next.asked(), source.token()).await);
+        assert_eq!(source.count(), 1, "{told}");
+        advance(Duration::from_secs(3)).await;
+        assert_eq!(text(mints.get(next.asked(), source.token()).await), "token 2");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_audience_holds_up_no_other_audience() {
     let (mints, source) = (Mints::new(), Source::default());
     let [bad, good] = ["bad", "good"].map(|audience| Binding::impersonating("shop", audience, audience));

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::Wanted;
 use crate::{
     api::annotations::REFRESH_REQUESTED_AT,
+    clock,
     plan::Problem,
     token::{Error, google_error, http::Reply},
 };
@@ -154,7 +155,7 @@ fn error(action: &str, reply: &Reply, said: &Said, wanted: Wanted<'_>) -> Error 
             Meaning::Later => Error::Quota {
                 action: action.to_owned(),
                 detail,
-                retry_after: Some(reply.retry_after().unwrap_or_default().max(LATER_SECONDS)),
+                retry_after: Some(reply.retry_after(clock::now()).unwrap_or_default().max(LATER_SECONDS)),
             },
         },
         (403, None) => denied(format!(

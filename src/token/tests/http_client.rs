@@ -103,7 +103,8 @@ async fn redirects_are_not_followed() {
 }
 
 #[test]
-fn retry_after_is_read_where_it_is_a_number() {
+fn a_retry_after_is_a_number_of_seconds_or_a_date() {
+    let now = "2026-11-22T12:00:00Z".parse().unwrap();
     let reply = |value: Option<&'static str>| {
         let mut headers = HeaderMap::new();
         if let Some(value) = value {
@@ -111,10 +112,13 @@ fn retry_after_is_read_where_it_is_a_number() {
         }
         Reply { status: StatusCode::TOO_MANY_REQUESTS, headers, body: Zeroizing::default() }
     };
-    assert_eq!(reply(Some("30")).retry_after(), Some(30));
-    assert_eq!(reply(Some(" 0 ")).retry_after(), Some(0));
-    for other in [None, Some("Wed, 21 Oct 2026 07:28:00 GMT"), Some("-1"), Some("1.5"), Some("")] {
-        assert_eq!(reply(other).retry_after(), None, "{other:?}");
+    for (text, seconds) in [("30", 30), (" 0 ", 0), ("Sun, 22 Nov 2026 12:01:30 GMT", 90)] {
+        assert_eq!(reply(Some(text)).retry_after(now), Some(seconds), "{text}");
+    }
+    for other in
+        [None, Some("Wed, 21 Oct 2026 07:28:00 GMT"), Some("-1"), Some("1.5"), Some(""), Some("soon")]
+    {
+        assert_eq!(reply(other).retry_after(now), None, "{other:?}");
     }
 }
 
