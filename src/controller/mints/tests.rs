@@ -204,10 +204,10 @@ async fn an_identity_that_gets_no_answers_is_tried_ever_more_slowly_up_to_two_an
     let (mints, source) = (Mints::new(), Source::default());
     let bindings: Vec<_> =
         (0..20).map(|i| Binding::impersonating("shop", &i.to_string(), &format!("audience-{i}"))).collect();
-    let (began, mut tries) = (Instant::now(), Vec::new());
+    let mut tries: Vec<Instant> = Vec::new();
     while tries.len() < 12 {
         for binding in &bindings {
-            let (asked, at) = (source.count(), began.elapsed());
+            let (asked, at) = (source.count(), Instant::now());
             failed(mints.get(binding.asked(), source.fails(&unavailable())).await);
             if source.count() > asked {
                 tries.push(at);
@@ -215,7 +215,7 @@ async fn an_identity_that_gets_no_answers_is_tried_ever_more_slowly_up_to_two_an
         }
         advance(Duration::from_millis(100)).await;
     }
-    let pauses: Vec<_> = tries.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    let pauses: Vec<_> = tries.windows(2).map(|pair| pair[1].duration_since(pair[0]).as_millis()).collect();
     // A try takes a second, and up to a quarter is added to each pause.
     let least = [2_000, 3_000, 5_000, 9_000, 17_000, 33_000, 65_000, 121_000, 121_000, 121_000, 121_000];
     for (pause, least) in pauses.iter().zip(least) {
