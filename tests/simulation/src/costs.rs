@@ -23,6 +23,8 @@ pub struct Figure {
 /// What it has cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Costs {
+    /// Different tokens that are wanted.
+    pub different: u64,
     /// Tokens that Google signed, but for those that nobody could use, since the machines' clock was far behind.
     pub mints: Figure,
     /// Writes of Secrets.
@@ -34,9 +36,12 @@ pub struct Costs {
 /// Notes in `world` where more was asked for than is needed.
 pub fn judge(world: &World) {
     let mut ledger = world.ledger();
+    let costs = Costs::of(world, &ledger);
+    // In a short run chance weighs too much: a token more is little where ten are needed.
+    let is_long = world.until >= LONG;
     for (rule, complaints) in [
-        (Rule::Mints, mints(world, &ledger)),
-        (Rule::Writes, writes(world, &ledger)),
+        (Rule::Mints, mints(&costs, &ledger, is_long)),
+        (Rule::Writes, if is_long { writes(&costs, &ledger) } else { Vec::new() }),
         (Rule::Rate, rates(world, &ledger)),
     ] {
         if !complaints.is_empty() {
@@ -45,19 +50,18 @@ pub fn judge(world: &World) {
     }
 }
 
-fn mints(world: &World, ledger: &Ledger) -> Vec<String> {
-    let (clock, groups) = (ledger.availability.seconds_of(Cause::Clock), groups(world, ledger).len());
+fn mints(costs: &Costs, ledger: &Ledger, is_long: bool) -> Vec<String> {
     // Each is tried again after a second, and after two minutes in the end.
-    let most = u64::try_from(groups).unwrap_or(u64::MAX) * (10 + clock / 100);
+    let most = costs.different * (10 + ledger.availability.seconds_of(Cause::Clock) / 100);
     let unusable = Some(ledger.counts.unusable).filter(|unusable| *unusable > most);
     let unusable =
         unusable.map(|number| format!("{number} mints while the clock was wrong; {most} are allowed"));
-    let wrong = Costs::of(world, ledger).mints.above("mints", MINTS).filter(|_| is_long(world));
+    let wrong = costs.mints.above("mints", MINTS).filter(|_| is_long);
     wrong.into_iter().chain(unusable).collect()
 }
 
-fn writes(world: &World, ledger: &Ledger) -> Vec<String> {
-    let Costs { secret_writes, status_writes, .. } = Costs::of(world, ledger);
+fn writes(costs: &Costs, ledger: &Ledger) -> Vec<String> {
+    let Costs { secret_writes, status_writes, .. } = *costs;
     let sent = |label| ledger.counts.api_requests.get(label).copied().unwrap_or_default();
     let secrets = Figure { number: sent("create secrets") + sent("update secrets"), ..secret_writes };
     let statuses = Figure { number: sent("update idtokenbindings/status"), ..status_writes };
@@ -69,7 +73,7 @@ fn writes(world: &World, ledger: &Ledger) -> Vec<String> {
         statuses.above("writes of statuses sent", STATUS_WRITES_SENT),
         events.above("Events", EVENTS),
     ];
-    complaints.into_iter().flatten().filter(|_| is_long(world)).collect()
+    complaints.into_iter().flatten().collect()
 }
 
 fn rates(world: &World, ledger: &Ledger) -> Vec<String> {
@@ -82,11 +86,6 @@ fn rates(world: &World, ledger: &Ledger) -> Vec<String> {
     ];
     let above = figures.into_iter().filter(|(_, number, most)| number > most);
     above.map(|(what, number, most)| format!("{number} {what}; {most} are allowed")).collect()
-}
-
-/// Whether chance does not weigh too much in it: a token more is little where ten are needed.
-fn is_long(world: &World) -> bool {
-    world.until >= LONG
 }
 
 impl Figure {
@@ -103,12 +102,10 @@ impl Costs {
     pub fn of(world: &World, ledger: &Ledger) -> Self {
         let each: u64 =
             healthy(world, ledger).map(|(binding, account)| tokens(binding, account, world.until)).sum();
-        let counts = &ledger.counts;
+        let (counts, groups) = (&ledger.counts, groups(world, ledger));
         Self {
-            mints: Figure {
-                number: counts.mints - counts.unusable,
-                minimum: groups(world, ledger).values().sum(),
-            },
+            different: u64::try_from(groups.len()).unwrap_or(u64::MAX),
+            mints: Figure { number: counts.mints - counts.unusable, minimum: groups.values().sum() },
             secret_writes: Figure { number: counts.secret_writes, minimum: each },
             status_writes: Figure { number: counts.status_writes, minimum: each },
         }
@@ -152,6 +149,7 @@ impl fmt::Display for Figure {
     }
 }
 
+/// Seconds of a run that is judged by its sums.
 const LONG: u64 = 6 * 3600;
 /// Of the least possible, in percent. Whoever comes later than others who want the same token keeps a rhythm of his own for hours: in small
 /// fleets that makes up to 2.3 times as many mints. Without sharing half of them would make eight times as many, and all at least four.

@@ -296,17 +296,19 @@ impl Ledger {
     pub fn judge(&mut self, binding: &Binding, position: usize, now: u64) {
         let Account { created: Some(created), expires, .. } = self.bindings[position] else { return };
         if expires == 0 {
-            if now > created + TOGETHER && self.was_possible(created, now) {
+            if now > created + TOGETHER
+                && let Some(available) = self.possible(created, now)
+            {
                 let waited = format!("waited for its first token for {} s", now - created);
-                self.late(Rule::Late, binding, &waited, self.availability.longest(created, now));
+                self.late(Rule::Late, binding, &waited, available);
             }
             return;
         }
         let due = created.max(expires - lead(binding));
         if now > expires {
-            if self.was_possible(due, now) {
+            if let Some(available) = self.possible(due, now) {
                 let had = format!("had an expired token for {} s", now - expires);
-                self.late(Rule::Late, binding, &had, self.availability.longest(due, now));
+                self.late(Rule::Late, binding, &had, available);
             }
         } else if expires - now < LAST {
             let available = self.availability.longest(due, now);
@@ -317,11 +319,12 @@ impl Ledger {
         }
     }
 
-    /// Whether a token could be had for long enough. If not, that is noted.
-    fn was_possible(&mut self, from: u64, until: u64) -> bool {
-        let is_possible = self.availability.longest(from, until) >= TOGETHER;
-        self.counts.unavoidable += u64::from(!is_possible);
-        is_possible
+    /// For how many seconds together a token could be had, if that is long enough. If not, that is noted.
+    fn possible(&mut self, from: u64, until: u64) -> Option<u64> {
+        let available =
+            Some(self.availability.longest(from, until)).filter(|available| *available >= TOGETHER);
+        self.counts.unavoidable += u64::from(available.is_none());
+        available
     }
 
     fn late(&mut self, rule: Rule, binding: &Binding, how: &str, available: u64) {

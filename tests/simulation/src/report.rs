@@ -98,7 +98,7 @@ impl Report {
     pub fn of(plan: &Plan, world: &World, took: std::time::Duration) -> Self {
         let ledger = world.ledger();
         let healthy: Vec<(&Binding, &Account)> = costs::healthy(world, &ledger).collect();
-        let Costs { mints, secret_writes, status_writes } = Costs::of(world, &ledger);
+        let Costs { mints, secret_writes, status_writes, .. } = Costs::of(world, &ledger);
         let (google, api_server) = ledger.rates();
         let requests =
             |rate: &crate::ledger::Rate| Requests { total: rate.total(), peak_per_second: rate.peak() };
